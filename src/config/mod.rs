@@ -1,0 +1,16 @@
+//! Typed settings, each with its default, its unit and its meaning.
+//!
+//! The structures here are the single source of truth: the TOML file, the environment and the flags are overlaid on them
+//! (`load`), and a checked configuration becomes a plan with its memory and disk budget (`check`). This room knows no other.
+//!
+//! ```
+//! let config: lumpd::config::Config = toml::from_str("[replay]\nslots = 512").unwrap();
+//! assert_eq!(config.replay.slots, 512);
+//! assert_eq!(config.learn.objective, lumpd::config::ObjectiveKind::SimClr);
+//! ```
+
+mod random;
+mod settings;
+
+pub use random::{Random, Seed};
+pub use settings::*;

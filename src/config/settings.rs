@@ -1,0 +1,440 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set. An empty file is a valid configuration.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    pub daemon: DaemonSettings,
+    pub device: DeviceSettings,
+    /// `[[source]]` tables, one an inlet. HTTP POST is always on (see `[serve]`).
+    pub source: Vec<SourceSettings>,
+    pub decode: DecodeSettings,
+    pub segment: SegmentSettings,
+    pub replay: ReplaySettings,
+    pub encoder: EncoderSettings,
+    pub learn: LearnSettings,
+    pub publish: PublishSettings,
+    pub knn: KnnSettings,
+    pub evaluate: EvaluateSettings,
+    pub checkpoint: CheckpointSettings,
+    pub serve: ServeSettings,
+    pub log: LogSettings,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DaemonSettings {
+    /// Folder of everything that survives a restart. One daemon a folder.
+    pub state_dir: PathBuf,
+    /// Seed of the one random generator.
+    pub seed: u64,
+    /// Compute threads of decoding and training together; 0 takes every core.
+    pub threads: usize,
+    /// How long a stop may take to finish the batch and write the last checkpoint.
+    pub drain_seconds: f64,
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self { state_dir: default_state_dir(), seed: 0, threads: 0, drain_seconds: 60.0 }
+    }
+}
+
+fn default_state_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("STATE_DIRECTORY") {
+        return PathBuf::from(dir);
+    }
+    let home = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+    home.unwrap_or_else(|| PathBuf::from("/var/lib")).join("lumpd")
+}
+
+/// Where training runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// The best device found at start, said in the log, the status and the metrics.
+    Auto,
+    Cpu,
+    /// Never falls back: refuses to start where there is no such device.
+    Cuda,
+    /// Never falls back: refuses to start where there is no such device.
+    Metal,
+}
+
+/// `[device]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeviceSettings {
+    pub kind: DeviceKind,
+    /// Which of several devices of that kind.
+    pub ordinal: usize,
+}
+
+impl Default for DeviceSettings {
+    fn default() -> Self {
+        Self { kind: DeviceKind::Auto, ordinal: 0 }
+    }
+}
+
+/// One `[[source]]`. Flat, so that an unknown key or a wrong type is reported with its line, column and caret; which keys
+/// belong to which kind is checked by [`SourceSettings::inlet`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSettings {
+    /// Name in answers, logs and metrics: letters, digits, `-`, `_`, `.`; unique.
+    pub name: String,
+    pub kind: SourceKind,
+    /// The folder of `directory`, the socket of `unix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The address of `tcp`: loopback only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// `directory`: folders within it, too.
+    #[serde(default = "yes")]
+    pub recursive: bool,
+    /// `directory`: how it is observed.
+    #[serde(default)]
+    pub watch: WatchKind,
+    /// `directory`: between two scans where it is polled.
+    #[serde(default = "default_poll_seconds")]
+    pub poll_seconds: f64,
+    /// Bytes of undecoded frames that may wait; a full queue blocks the sender.
+    #[serde(default = "default_queue_bytes")]
+    pub queue_bytes: usize,
+}
+
+/// Kinds of inlet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    Directory,
+    Unix,
+    Tcp,
+}
+
+fn default_queue_bytes() -> usize {
+    16 << 20
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_poll_seconds() -> f64 {
+    2.0
+}
+
+/// How a folder is observed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchKind {
+    /// The system's notification where the file system has one, else polling.
+    #[default]
+    Auto,
+    Notify,
+    Poll,
+}
+
+/// `[decode]`: what an image may cost. Anything beyond is refused by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecodeSettings {
+    /// Encoded size of one image.
+    pub max_bytes: usize,
+    /// Width and height of one image.
+    pub max_side_pixels: u32,
+    /// Width times height of one image.
+    pub max_pixels: u64,
+    /// Refuses JPEGs that are cut short or otherwise damaged.
+    pub strict: bool,
+    /// How an image becomes the encoder's square.
+    pub fit: Fit,
+}
+
+impl Default for DecodeSettings {
+    fn default() -> Self {
+        Self { max_bytes: 32 << 20, max_side_pixels: 8192, max_pixels: 40_000_000, strict: true, fit: Fit::Crop }
+    }
+}
+
+/// How an image becomes a square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The centred square of the shorter side.
+    Crop,
+    /// The whole image, its aspect ratio given up.
+    Stretch,
+}
+
+/// `[segment]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SegmentSettings {
+    pub detector: DetectorKind,
+    /// The promise: about one false boundary in this many (distinct) frames.
+    pub mean_frames_between_false_alarms: u64,
+    /// One segmentation for every source, or one each.
+    pub scope: SegmentScope,
+    /// Tasks kept; beyond it the two nearest are merged.
+    pub max_tasks: usize,
+}
+
+impl Default for SegmentSettings {
+    fn default() -> Self {
+        Self {
+            detector: DetectorKind::DyadicT2,
+            mean_frames_between_false_alarms: 50_000,
+            scope: SegmentScope::Shared,
+            max_tasks: 64,
+        }
+    }
+}
+
+/// Drift detectors by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DetectorKind {
+    /// Two-sample mean test over windows of 16 to 256 frames.
+    DyadicT2,
+}
+
+/// Which streams share their tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SegmentScope {
+    /// One stream of tasks for all sources.
+    Shared,
+    /// Every source has tasks of its own.
+    PerSource,
+}
+
+/// `[replay]`: the bounded memory. Its size is fixed when the file is made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReplaySettings {
+    /// Images kept.
+    pub slots: usize,
+    pub policy: PolicyKind,
+    pub durability: Durability,
+    /// Most frames of one commit; also the number of spare slots.
+    pub commit_frames: usize,
+}
+
+impl Default for ReplaySettings {
+    fn default() -> Self {
+        Self { slots: 4096, policy: PolicyKind::Reservoir, durability: Durability::Sync, commit_frames: 64 }
+    }
+}
+
+/// Which image leaves when the buffer is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyKind {
+    /// A uniform sample of everything seen (Vitter 1985, algorithm R).
+    Reservoir,
+}
+
+/// When a frame is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// After the commit that holds it has reached the disk.
+    Sync,
+    /// Once written, before it has reached the disk: a power cut may lose it.
+    None,
+}
+
+/// `[encoder]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EncoderSettings {
+    /// A preset's name (`models/NAME.toml`, built in) or the path of such a card.
+    pub preset: String,
+}
+
+impl Default for EncoderSettings {
+    fn default() -> Self {
+        Self { preset: "resnet18-w16".into() }
+    }
+}
+
+/// `[learn]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearnSettings {
+    pub objective: ObjectiveKind,
+    pub strategy: StrategyKind,
+    /// Stream images of one gradient step.
+    pub batch: usize,
+    /// Replayed images of one gradient step.
+    pub replay_batch: usize,
+    /// Gradient steps for each batch of the stream.
+    pub steps_per_batch: usize,
+    /// Most gradient steps a second while the stream is idle; 0 stops rehearsing.
+    pub idle_steps_per_second: f64,
+    /// Seconds without a frame after which the stream counts as idle.
+    pub idle_after_seconds: f64,
+    pub learning_rate: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Both parameters of the Beta distribution of LUMP's mixing weight.
+    pub mix_alpha: f64,
+}
+
+impl Default for LearnSettings {
+    fn default() -> Self {
+        Self {
+            objective: ObjectiveKind::SimClr,
+            strategy: StrategyKind::Lump,
+            batch: 64,
+            replay_batch: 64,
+            steps_per_batch: 2,
+            idle_steps_per_second: 1.0,
+            idle_after_seconds: 2.0,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            mix_alpha: 0.4,
+        }
+    }
+}
+
+/// Self-supervised objectives by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveKind {
+    SimSiam,
+    Barlow,
+    SimClr,
+}
+
+/// Continual-learning strategies by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StrategyKind {
+    /// The objective on the stream's batch alone.
+    Finetune,
+    /// Lifelong unsupervised mixup with the replay buffer (Madaan et al., 2022).
+    Lump,
+}
+
+/// `[publish]`: when readers get a new version of the encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PublishSettings {
+    pub interval_seconds: f64,
+    /// Also whenever a task is closed.
+    pub at_task_boundary: bool,
+}
+
+impl Default for PublishSettings {
+    fn default() -> Self {
+        Self { interval_seconds: 30.0, at_task_boundary: true }
+    }
+}
+
+/// `[knn]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KnnSettings {
+    /// Neighbours of an answer, and voters of a classification, where the query names no other number.
+    pub k: usize,
+    /// Weight of a neighbour: exp(similarity / temperature).
+    pub temperature: f64,
+}
+
+impl Default for KnnSettings {
+    fn default() -> Self {
+        Self { k: 10, temperature: 0.1 }
+    }
+}
+
+/// `[evaluate]`: the held-out probes behind the forgetting metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluateSettings {
+    /// Probes of one task.
+    pub probes_per_task: usize,
+    /// Probes of all tasks together.
+    pub max_probes: usize,
+    /// Share of the stream that may be held out as probes.
+    pub holdout_ratio: f64,
+    /// Measurements kept for each task.
+    pub history: usize,
+}
+
+impl Default for EvaluateSettings {
+    fn default() -> Self {
+        Self { probes_per_task: 128, max_probes: 2048, holdout_ratio: 0.1, history: 256 }
+    }
+}
+
+/// `[checkpoint]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointSettings {
+    pub interval_seconds: f64,
+    /// Generations kept.
+    pub keep: usize,
+}
+
+impl Default for CheckpointSettings {
+    fn default() -> Self {
+        Self { interval_seconds: 60.0, keep: 3 }
+    }
+}
+
+/// `[serve]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServeSettings {
+    /// Address of the HTTP API: loopback only; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Unix socket of the same API; `lumpd.sock` in the state folder where not set.
+    pub socket: Option<PathBuf>,
+    /// Connections served at once.
+    pub max_connections: usize,
+    /// Time a client has to send a whole request.
+    pub request_seconds: f64,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7717)),
+            socket: None,
+            max_connections: 256,
+            request_seconds: 30.0,
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,lumpd::stream=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::Text }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,5 @@
+//! From bytes to pixels, within stated limits.
+
+mod image;
+
+pub use image::Image;

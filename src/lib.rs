@@ -1,0 +1,12 @@
+//! lumpd learns, without labels and without forgetting, from the images that pass through one machine.
+//!
+//! The rooms follow the data: a frame enters on the left and becomes an answer on the right.
+//!
+//! ```text
+//! stream -> decode -> segment -> replay -> learn -> knn -> evaluate -> serve
+//! (in)      (pixels)  (tasks)    (memory)  (encoder) (bank)  (metrics)   (out)
+//! ```
+
+pub mod config;
+pub mod decode;
+pub mod encoder;
