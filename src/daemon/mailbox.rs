@@ -15,10 +15,9 @@ pub struct Mailbox<Command> {
 }
 
 struct State<Command> {
-    images: VecDeque<Vec<u8>>,
+    images: VecDeque<(Instant, Vec<u8>)>,
     commands: VecDeque<Command>,
     skipped: u64,
-    last_image: Option<Instant>,
 }
 
 /// Why the learner woke up.
@@ -28,14 +27,12 @@ pub struct Wake<Command> {
     pub commands: Vec<Command>,
     /// Images of the next stream batch, the oldest first; empty where the batch is not due.
     pub images: Vec<Vec<u8>>,
-    /// Time since the last image came, `None` before the first.
-    pub since_last_image: Option<Duration>,
 }
 
 impl<Command> Mailbox<Command> {
     /// At most `capacity` images wait.
     pub fn new(capacity: usize) -> Self {
-        let state = State { images: VecDeque::new(), commands: VecDeque::new(), skipped: 0, last_image: None };
+        let state = State { images: VecDeque::new(), commands: VecDeque::new(), skipped: 0 };
         Self { state: Mutex::new(state), arrived: Condvar::new(), capacity: capacity.max(1) }
     }
 
@@ -52,8 +49,7 @@ impl<Command> Mailbox<Command> {
                 state.images.pop_front();
                 state.skipped += 1;
             }
-            state.images.push_back(image);
-            state.last_image = Some(Instant::now());
+            state.images.push_back((Instant::now(), image));
         }
         drop(state);
         self.arrived.notify_one();
@@ -75,24 +71,18 @@ impl<Command> Mailbox<Command> {
         self.state().images.len()
     }
 
-    /// Waits until a command is there, `batch` images are there, or `timeout` has passed; then takes all commands, and up to
-    /// `batch` images: a whole batch, or what there is once the oldest had to wait for the whole `timeout`.
-    pub fn wait(&self, batch: usize, timeout: Duration) -> Wake<Command> {
+    /// Waits until a command or `batch` images are there, or `timeout` has passed; then takes all commands, and a whole
+    /// batch or, once the oldest image has waited for `patience`, what there is of it.
+    pub fn wait(&self, batch: usize, patience: Duration, timeout: Duration) -> Wake<Command> {
         let ready = |state: &State<Command>| !state.commands.is_empty() || state.images.len() >= batch;
-        let (mut state, timed_out) = {
-            let state = self.state();
-            let (state, result) = self
-                .arrived
-                .wait_timeout_while(state, timeout, |state| !ready(state))
-                .unwrap_or_else(PoisonError::into_inner);
-            (state, result.timed_out())
-        };
-        let due = state.images.len() >= batch || timed_out;
-        let count = if due { batch.min(state.images.len()) } else { 0 };
+        let state = self.state();
+        let waited = self.arrived.wait_timeout_while(state, timeout, |state| !ready(state));
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let overdue = state.images.front().is_some_and(|(since, _)| since.elapsed() >= patience);
+        let count = if overdue || state.images.len() >= batch { batch.min(state.images.len()) } else { 0 };
         Wake {
             commands: state.commands.drain(..).collect(),
-            images: state.images.drain(..count).collect(),
-            since_last_image: state.last_image.map(|at| at.elapsed()),
+            images: state.images.drain(..count).map(|(_, image)| image).collect(),
         }
     }
 }
@@ -101,11 +91,13 @@ impl<Command> Mailbox<Command> {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_whole_batch_is_handed_over_at_once_and_in_order() {
         let mailbox = Mailbox::<()>::new(8);
         mailbox.push_images((0..5).map(|i| vec![i]));
-        let wake = mailbox.wait(4, Duration::from_secs(60));
+        let wake = mailbox.wait(4, LONG, LONG);
         assert_eq!(wake.images, [[0], [1], [2], [3]]);
         assert_eq!(mailbox.waiting(), 1);
     }
@@ -115,7 +107,7 @@ mod tests {
         let mailbox = Mailbox::<()>::new(3);
         mailbox.push_images((0..5).map(|i| vec![i]));
         assert_eq!(mailbox.skipped(), 2);
-        assert_eq!(mailbox.wait(3, Duration::ZERO).images, [[2], [3], [4]]);
+        assert_eq!(mailbox.wait(3, LONG, Duration::ZERO).images, [[2], [3], [4]]);
     }
 
     #[test]
@@ -123,15 +115,15 @@ mod tests {
         let mailbox = Mailbox::new(8);
         mailbox.push_images([vec![1]]);
         mailbox.send("stop");
-        let wake = mailbox.wait(4, Duration::from_secs(60));
+        let wake = mailbox.wait(4, LONG, LONG);
         assert_eq!((wake.commands, wake.images.len()), (vec!["stop"], 0));
     }
 
     #[test]
-    fn a_part_of_a_batch_comes_once_the_time_is_up() {
+    fn a_part_of_a_batch_comes_once_it_has_waited_long_enough() {
         let mailbox = Mailbox::<()>::new(8);
-        assert!(mailbox.wait(4, Duration::ZERO).since_last_image.is_none());
         mailbox.push_images([vec![1]]);
-        assert_eq!(mailbox.wait(4, Duration::from_millis(1)).images.len(), 1);
+        assert!(mailbox.wait(4, LONG, Duration::ZERO).images.is_empty());
+        assert_eq!(mailbox.wait(4, Duration::ZERO, Duration::ZERO).images.len(), 1);
     }
 }
