@@ -10,3 +10,6 @@
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod learn;
+pub mod replay;
+pub mod stream;

@@ -9,6 +9,7 @@
 //! assert_eq!(config.learn.objective, lumpd::config::ObjectiveKind::SimClr);
 //! ```
 
+pub mod durable;
 mod random;
 mod settings;
 

@@ -240,6 +240,8 @@ impl Default for ReplaySettings {
 pub enum PolicyKind {
     /// A uniform sample of everything seen (Vitter 1985, algorithm R).
     Reservoir,
+    /// The newest frames.
+    Fifo,
 }
 
 /// When a frame is acknowledged.

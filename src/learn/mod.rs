@@ -1,0 +1,3 @@
+//! The learner: what it knows survives a restart as generations of a checkpoint.
+
+pub mod checkpoint;

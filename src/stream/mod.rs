@@ -1,0 +1,13 @@
+//! Frames and where they come from.
+
+use serde::{Deserialize, Serialize};
+
+/// Global sequence number of a frame accepted for processing, from 1, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FrameId(pub u64);
+
+/// Small persistent number of a source's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SourceId(pub u32);
