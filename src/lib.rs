@@ -10,3 +10,5 @@
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod segment;
+pub mod stream;
