@@ -12,4 +12,5 @@ pub mod decode;
 pub mod encoder;
 pub mod learn;
 pub mod replay;
+pub mod segment;
 pub mod stream;

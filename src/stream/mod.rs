@@ -1,8 +1,10 @@
-//! Frames and where they come from.
+//! Numbers of frames and sources.
 
 use serde::{Deserialize, Serialize};
 
-/// Global sequence number of a frame accepted for processing, from 1, never reused.
+pub mod camera;
+
+/// Sequence number of a frame accepted for processing: from 1, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FrameId(pub u64);
@@ -11,3 +13,9 @@ pub struct FrameId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SourceId(pub u32);
+
+impl std::fmt::Display for FrameId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
