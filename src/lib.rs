@@ -10,3 +10,7 @@
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod evaluate;
+pub mod knn;
+pub mod segment;
+pub mod stream;
