@@ -113,41 +113,24 @@ fn scan(block: &Block, queries: &[Vec<f32>], keep: &impl Fn(&Entry) -> bool, bes
     }
 }
 
-/// Two rows at a time share the loads of the query.
 fn scan_tile(entries: &[Entry], rows: &[f32], query: &[f32], keep: &impl Fn(&Entry) -> bool, best: &mut Best) {
-    let width = query.len();
-    let (pairs, last) = entries.as_chunks::<2>();
-    for (pair, rows) in pairs.iter().zip(rows.chunks_exact(2 * width)) {
-        let (first, second) = rows.split_at(width);
-        let similarities = dot(query, [first, second]);
-        best.offer(&pair[0], similarities[0], keep);
-        best.offer(&pair[1], similarities[1], keep);
-    }
-    if let [entry] = last {
-        let [similarity] = dot(query, [&rows[rows.len() - width..]]);
-        best.offer(entry, similarity, keep);
+    for (entry, row) in entries.iter().zip(rows.chunks_exact(query.len())) {
+        best.offer(entry, dot(query, row), keep);
     }
 }
 
-/// Dot products of `query` with each of `rows`, all of one length: sixteen partial sums each, added as a tree.
-fn dot<const R: usize>(query: &[f32], rows: [&[f32]; R]) -> [f32; R] {
-    let mut sums = [[0.0f32; LANES]; R];
-    let (chunks, tail) = query.as_chunks::<LANES>();
-    let whole = chunks.len() * LANES;
-    let row_chunks = rows.map(|row| row.as_chunks::<LANES>().0);
-    for (at, chunk) in chunks.iter().enumerate() {
-        for (sums, row) in sums.iter_mut().zip(&row_chunks) {
-            for ((sum, q), r) in sums.iter_mut().zip(chunk).zip(&row[at]) {
-                *sum += q * r;
-            }
-        }
+/// Dot product of two vectors of one length: sixteen partial sums, added as a tree. One row at a time: rows that come from
+/// memory in one run are prefetched; two runs at once were measured to take more than twice as long.
+fn dot(query: &[f32], row: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((query, query_tail), (row, row_tail)) = (query.as_chunks::<LANES>(), row.as_chunks::<LANES>());
+    for (query, row) in query.iter().zip(row) {
+        sums = std::array::from_fn(|lane| sums[lane] + query[lane] * row[lane]);
     }
-    for (sums, row) in sums.iter_mut().zip(&rows) {
-        for ((sum, q), r) in sums.iter_mut().zip(tail).zip(&row[whole..]) {
-            *sum += q * r;
-        }
+    for ((sum, q), r) in sums.iter_mut().zip(query_tail).zip(row_tail) {
+        *sum += q * r;
     }
-    sums.map(tree_sum)
+    tree_sum(sums)
 }
 
 fn tree_sum(mut sums: [f32; LANES]) -> f32 {
