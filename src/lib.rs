@@ -10,6 +10,8 @@
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod evaluate;
+pub mod knn;
 pub mod learn;
 pub mod replay;
 pub mod segment;
