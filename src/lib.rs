@@ -7,6 +7,7 @@
 //! (in)      (pixels)  (tasks)    (memory)  (encoder) (bank)  (metrics)   (out)
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod encoder;
