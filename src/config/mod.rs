@@ -9,8 +9,11 @@
 //! assert_eq!(config.learn.objective, lumpd::config::ObjectiveKind::SimClr);
 //! ```
 
+mod load;
+mod nearest;
 mod random;
 mod settings;
 
+pub use load::{Flags, LoadError, Loaded, Origin, default_file, load};
 pub use random::{Random, Seed};
 pub use settings::*;
