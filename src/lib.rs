@@ -11,3 +11,4 @@ pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod telemetry;

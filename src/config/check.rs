@@ -99,6 +99,7 @@ impl Findings {
             let message = "no source is configured: images can come only through HTTP POST".to_string();
             self.warn("no-source", "source", "[]", message);
         }
+        self.range("source", sources.len(), 0, MOST_SOURCES);
         let mut names = HashMap::new();
         let mut places = HashMap::new();
         for (index, source) in sources.iter().enumerate() {
@@ -251,6 +252,9 @@ impl Findings {
 
 /// The source name of what comes through HTTP POST.
 pub const HTTP_SOURCE: &str = "http";
+
+/// Below the number of values that a metric's label may take.
+const MOST_SOURCES: usize = 100;
 
 fn key(index: usize, name: &str) -> String {
     format!("source.{index}.{name}")

@@ -26,3 +26,45 @@ pub use probe::probe;
 pub use problem::{Problem, Severity};
 pub use random::{Random, Seed};
 pub use settings::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../deploy/lumpd.example.toml");
+
+    #[test]
+    fn the_example_file_holds_the_defaults() {
+        assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_example_file_names_every_setting() {
+        let source = "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\n";
+        let mut config: Config = toml::from_str(source).unwrap();
+        config.serve.socket = Some("s".into());
+        let everything = toml::Table::try_from(&config).unwrap();
+        let keys = everything.values().flat_map(|section| match section {
+            toml::Value::Array(tables) => tables[0].as_table().unwrap().keys(),
+            section => section.as_table().unwrap().keys(),
+        });
+        let named =
+            |key: &str| EXAMPLE.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+        let missing: Vec<_> = keys.filter(|key| !named(key)).collect();
+        assert!(missing.is_empty(), "not in deploy/lumpd.example.toml: {missing:?}");
+    }
+
+    #[test]
+    fn the_sources_shown_in_the_example_file_are_valid() {
+        let uncommented: Vec<&str> = EXAMPLE
+            .lines()
+            .skip_while(|line| *line != "# [[source]]")
+            .take_while(|line| line.starts_with('#'))
+            .map(|line| line.trim_start_matches('#').trim_start())
+            .collect();
+        let config: Config = toml::from_str(&uncommented.join("\n")).unwrap();
+        assert_eq!(config.source.len(), 2);
+        let plan = check(config, EncoderShape { side: 32, features: 128, parameters: 1 });
+        assert!(plan.is_ok(), "{plan:?}");
+    }
+}
