@@ -11,4 +11,5 @@ pub mod cli;
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod stream;
 pub mod telemetry;
