@@ -20,6 +20,8 @@ mod completions;
 mod configuration;
 mod exit;
 mod man;
+mod png;
+mod simulate;
 
 pub use configuration::ConfigurationArguments;
 pub use exit::{Exit, code, report};
@@ -46,6 +48,8 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Write a simulated camera's pictures and their ground truth to disk
+    Simulate(simulate::Arguments),
     /// Print the completion script of a shell
     Completions(completions::Arguments),
     /// Print the manual page, or write one for every command
@@ -59,6 +63,7 @@ impl CommandLine {
     /// Whatever the verb met; [`code`] gives the exit code.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         match &self.verb {
+            Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),
         }

@@ -17,6 +17,15 @@ pub enum Belt {
 }
 
 impl Belt {
+    /// Lower-case, as in scripts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rubber => "rubber",
+            Self::Mesh => "mesh",
+            Self::Pvc => "pvc",
+        }
+    }
+
     /// Colour at a point of the belt, in pixels along and across it.
     pub(super) fn colour(self, x: f32, y: f32) -> Colour {
         match self {

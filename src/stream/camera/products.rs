@@ -115,7 +115,6 @@ impl Look {
             Product::Bottle => {
                 let body = rounded_box([x + 0.28, y], [0.62, 0.38], 0.18);
                 let neck = rounded_box([x - 0.55, y], [0.4, 0.15], 0.04);
-                // Subtracting under a logarithm rounds the shoulder between the two.
                 smooth_union(body, neck, 0.12)
             }
             Product::Can => rounded_box([x, y], [0.82, 0.5], 0.1),
