@@ -8,5 +8,7 @@
 //! ```
 
 pub mod config;
+pub mod daemon;
 pub mod decode;
 pub mod encoder;
+pub mod serve;
