@@ -9,7 +9,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod decode;
 pub mod encoder;
+pub mod serve;
 pub mod stream;
 pub mod telemetry;
