@@ -7,7 +7,9 @@
 //! (in)      (pixels)  (tasks)    (memory)  (encoder) (bank)  (metrics)   (out)
 //! ```
 
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod decode;
 pub mod encoder;
 pub mod evaluate;
@@ -15,4 +17,6 @@ pub mod knn;
 pub mod learn;
 pub mod replay;
 pub mod segment;
+pub mod serve;
 pub mod stream;
+pub mod telemetry;

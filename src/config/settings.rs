@@ -402,7 +402,7 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// Unix socket of the same API; `lumpd.sock` in the state folder where not set.
     pub socket: Option<PathBuf>,
-    /// Connections served at once.
+    /// Connections served at once, on each of the two listeners.
     pub max_connections: usize,
     /// Time a client has to send a whole request.
     pub request_seconds: f64,
