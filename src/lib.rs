@@ -7,8 +7,11 @@
 //! (in)      (pixels)  (tasks)    (memory)  (encoder) (bank)  (metrics)   (out)
 //! ```
 
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod decode;
 pub mod encoder;
 pub mod serve;
+pub mod stream;
+pub mod telemetry;
