@@ -10,7 +10,6 @@
 //! assert_eq!(config.learn.objective, lumpd::config::ObjectiveKind::SimClr);
 //! ```
 
-
 mod check;
 pub mod durable;
 mod load;

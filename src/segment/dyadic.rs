@@ -181,7 +181,8 @@ impl Detector for DyadicT2 {
         let since_alarm = reader.optional()?;
         let frames_collected = reader.u64()?;
         let collected = reader.f32s()?;
-        let whole = if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
+        let whole =
+            if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
         if frames_collected >= REFERENCE as u64 || !whole {
             return Err(SegmentError::State("its reference does not fit"));
         }
@@ -305,7 +306,8 @@ fn add(sums: &mut Sums, coordinates: &Coordinates, sign: f64) {
 fn variance_ratio(frames: &[Coordinates]) -> f64 {
     let ratios = (0..COMPONENTS).filter_map(|component| {
         let values: Vec<f64> = frames.iter().map(|z| f64::from(z[component])).collect();
-        let means: Vec<f64> = values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
+        let means: Vec<f64> =
+            values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
         let single = variance(&values);
         (single > 1e-6).then(|| BLOCK as f64 * variance(&means) / single)
     });
@@ -354,14 +356,17 @@ mod tests {
     fn a_change_is_found_soon_and_placed_where_it_happened() {
         for seed in 10..20 {
             let mut detector = DyadicT2::new(50_000);
-            let alarm = (0..2000).find(|&n| {
-                detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift
-            });
+            let alarm = (0..2000)
+                .find(|&n| detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift);
             let alarm = alarm.expect("a change found");
             assert!((1000..1080).contains(&alarm), "alarm at {alarm}");
             let change = detector.change().unwrap();
             let first = alarm + 1 - change.samples_back as u64;
-            assert!(first.abs_diff(1000) <= 8 + change.uncertainty as u64, "placed at {first} +- {}", change.uncertainty);
+            assert!(
+                first.abs_diff(1000) <= 8 + change.uncertainty as u64,
+                "placed at {first} +- {}",
+                change.uncertainty
+            );
             assert!(!change.continues);
             assert_eq!(detector.phase(), Phase::Settling);
         }
@@ -381,7 +386,13 @@ mod tests {
         let mut detector = DyadicT2::new(50_000);
         let mut changes = Vec::new();
         for n in 0..2500 {
-            let shift = if n < 700 { 0.0 } else if n < 1250 { 1.5 } else { -1.5 };
+            let shift = if n < 700 {
+                0.0
+            } else if n < 1250 {
+                1.5
+            } else {
+                -1.5
+            };
             if detector.update(&frame(31, n, shift)) == Verdict::Drift {
                 changes.push(detector.change().unwrap().continues);
             }

@@ -70,7 +70,12 @@ impl FeatureMap {
         let positions = (side - FILTER_SIDE) / STRIDE + 1;
         let half = positions / 2;
         let mut features = Vec::with_capacity(Self::DIMENSIONS);
-        for (rows, columns) in [(0..half, 0..half), (0..half, half..positions), (half..positions, 0..half), (half..positions, half..positions)] {
+        for (rows, columns) in [
+            (0..half, 0..half),
+            (0..half, half..positions),
+            (half..positions, 0..half),
+            (half..positions, half..positions),
+        ] {
             let count = rows.len() * columns.len();
             let mut sums = [[0i32; 2]; FILTERS];
             for row in rows {
@@ -79,7 +84,9 @@ impl FeatureMap {
                 }
             }
             let unit = 1.0 / (count as f64 * SCALE * 255.0);
-            features.extend((0..2).flat_map(|sign| sums.iter().map(move |sum| (f64::from(sum[sign]) * unit).sqrt() as f32)));
+            features.extend(
+                (0..2).flat_map(|sign| sums.iter().map(move |sum| (f64::from(sum[sign]) * unit).sqrt() as f32)),
+            );
         }
         features
     }
@@ -235,9 +242,8 @@ mod tests {
     fn a_larger_image_has_the_features_of_its_box_average() {
         let map = FeatureMap::new();
         let small = picture(32, 2);
-        let large: Vec<u8> = (0..96 * 96 * 3)
-            .map(|i| small[((i / 3 / 96) / 3 * 32 + (i / 3 % 96) / 3) * 3 + i % 3])
-            .collect();
+        let large: Vec<u8> =
+            (0..96 * 96 * 3).map(|i| small[((i / 3 / 96) / 3 * 32 + (i / 3 % 96) / 3) * 3 + i % 3]).collect();
         assert_eq!(map.extract(&large, 96).unwrap(), map.extract(&small, 32).unwrap());
         assert_eq!(average(&vec![77; 45 * 45 * 3], 45), vec![77; 32 * 32 * 3]);
     }
