@@ -9,4 +9,6 @@
 
 pub mod config;
 pub mod decode;
+pub mod device;
 pub mod encoder;
+pub mod learn;
