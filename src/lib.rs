@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod decode;
+pub mod device;
 pub mod encoder;
 pub mod evaluate;
 pub mod knn;
