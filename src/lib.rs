@@ -9,4 +9,5 @@
 
 pub mod config;
 pub mod decode;
+pub mod device;
 pub mod encoder;
