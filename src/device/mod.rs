@@ -10,6 +10,7 @@
 //! ```
 
 mod backends;
+pub mod kernels;
 mod host;
 
 use candle_core::Device;

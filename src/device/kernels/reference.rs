@@ -1,0 +1,115 @@
+//! Plain twins of the kernels: the definitions, in f64, in loops. They say what the kernels must compute.
+
+use super::{Isa, Shape};
+
+/// Visits every product of a convolution: image, output pixel, output, input pixel, input and tap by their places in the
+/// dense layouts (n, height, width, channels) and (outputs, inputs, size, size).
+fn for_each_product(shape: &Shape, images: usize, mut visit: impl FnMut(usize, usize, usize)) {
+    let (oh, ow) = (shape.output_height(), shape.output_width());
+    for image in 0..images {
+        for (oy, ox) in (0..oh).flat_map(|y| (0..ow).map(move |x| (y, x))) {
+            for (ky, kx) in (0..shape.size).flat_map(|y| (0..shape.size).map(move |x| (y, x))) {
+                let (y, x) = (oy * shape.stride + ky, ox * shape.stride + kx);
+                if y < shape.padding || x < shape.padding {
+                    continue;
+                }
+                let (y, x) = (y - shape.padding, x - shape.padding);
+                if y >= shape.height || x >= shape.width {
+                    continue;
+                }
+                for o in 0..shape.outputs {
+                    for i in 0..shape.inputs {
+                        let input = ((image * shape.height + y) * shape.width + x) * shape.inputs + i;
+                        let output = ((image * oh + oy) * ow + ox) * shape.outputs + o;
+                        let weight = ((o * shape.inputs + i) * shape.size + ky) * shape.size + kx;
+                        visit(input, weight, output);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `y = sum of w x`.
+pub(super) fn convolution(shape: &Shape, images: usize, input: &[f64], weights: &[f64]) -> Vec<f64> {
+    let mut output = vec![0.0; images * shape.output_height() * shape.output_width() * shape.outputs];
+    for_each_product(shape, images, |i, w, o| output[o] += input[i] * weights[w]);
+    output
+}
+
+/// `dx = sum of w dy`.
+pub(super) fn input_gradient(shape: &Shape, images: usize, output_gradient: &[f64], weights: &[f64]) -> Vec<f64> {
+    let mut gradient = vec![0.0; images * shape.height * shape.width * shape.inputs];
+    for_each_product(shape, images, |i, w, o| gradient[i] += output_gradient[o] * weights[w]);
+    gradient
+}
+
+/// `dw = sum of x dy`.
+pub(super) fn weight_gradient(shape: &Shape, images: usize, input: &[f64], output_gradient: &[f64]) -> Vec<f64> {
+    let mut gradient = vec![0.0; shape.weights()];
+    for_each_product(shape, images, |i, w, o| gradient[w] += input[i] * output_gradient[o]);
+    gradient
+}
+
+/// `relu?((x - mean) / sqrt(variance + epsilon) * weight + bias + residual)` over (rows, channels), and mean and variance.
+pub(super) fn batch_norm(
+    channels: usize,
+    epsilon: f64,
+    x: &[f64],
+    (weight, bias): (&[f64], &[f64]),
+    residual: Option<&[f64]>,
+    relu: bool,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let rows = (x.len() / channels) as f64;
+    let column = |c: usize| x.iter().skip(c).step_by(channels);
+    let mean: Vec<f64> = (0..channels).map(|c| column(c).sum::<f64>() / rows).collect();
+    let variance: Vec<f64> =
+        (0..channels).map(|c| column(c).map(|x| (x - mean[c]).powi(2)).sum::<f64>() / rows).collect();
+    let y = x.iter().enumerate().map(|(place, x)| {
+        let c = place % channels;
+        let y = (x - mean[c]) / (variance[c] + epsilon).sqrt() * weight[c] + bias[c];
+        let y = y + residual.map_or(0.0, |residual| residual[place]);
+        if relu { y.max(0.0) } else { y }
+    });
+    (y.collect(), mean, variance)
+}
+
+/// Dense maps in f64 as the kernels store them: f32, with zeros in the channels added.
+pub(super) fn store(isa: Isa, dense: &[f64], channels: usize, packed: bool) -> Vec<f32> {
+    let stored = if packed { channels } else { isa.stored(channels) };
+    let mut values = vec![0.0; dense.len() / channels * stored];
+    for (pixel, to) in dense.chunks_exact(channels).zip(values.chunks_exact_mut(stored)) {
+        for (value, to) in pixel.iter().zip(to) {
+            *to = *value as f32;
+        }
+    }
+    values
+}
+
+/// The way back; asserts that the channels added are zero.
+pub(super) fn dense(stored: &[f32], channels: usize, stored_channels: usize) -> Vec<f64> {
+    let mut values = Vec::new();
+    for pixel in stored.chunks_exact(stored_channels) {
+        assert!(pixel[channels..].iter().all(|value| *value == 0.0), "channels added stay zero: {pixel:?}");
+        values.extend(pixel[..channels].iter().map(|value| f64::from(*value)));
+    }
+    values
+}
+
+/// Values of about one in size that f32 holds exactly.
+pub(super) fn noise(seed: u64, count: usize) -> Vec<f64> {
+    let mut random = crate::config::Seed(seed).random("kernel tests", 0);
+    (0..count).map(|_| f64::from(random.normal() as f32)).collect()
+}
+
+/// Asserts that the root of the mean squared error is at most `tolerance` times that of the expected values (and that no
+/// single error is beyond 30 times it).
+pub(super) fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let size = (expected.iter().map(|e| e * e).sum::<f64>() / expected.len().max(1) as f64).sqrt().max(1e-30);
+    let error = found.iter().zip(expected).map(|(f, e)| (f - e).powi(2)).sum::<f64>() / expected.len().max(1) as f64;
+    assert!(error.sqrt() <= tolerance * size, "{what}: relative error {}", error.sqrt() / size);
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= 30.0 * tolerance * size, "{what} at {place}: {found}, not {expected}");
+    }
+}

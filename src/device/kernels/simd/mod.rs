@@ -1,0 +1,205 @@
+//! One vector type behind which the instruction sets hide: kernels are written once, generic over [`Simd`], and
+//! [`Isa::run`] instantiates them for the instruction set found at run time.
+//!
+//! A value of a `Simd` type is a proof that its instructions may be executed: it is made only by [`Isa::run`], and an
+//! [`Isa`] only by detection. Arithmetic is therefore safe; only access through pointers is not.
+//!
+//! Everything between [`Isa::run`] and the last instruction must be `#[inline(always)]`: code that is not inlined into
+//! the function that enables the instruction set would be compiled without it.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// Arithmetic on vectors of `LANES` f32.
+pub(super) trait Simd: Copy + Send + Sync {
+    type Vector: Copy;
+    /// Values in one vector.
+    const LANES: usize;
+    /// Rows of a register tile two vectors wide: `2 * ROWS` sums, two weights and a broadcast fit the register file.
+    const ROWS: usize;
+
+    fn splat(self, value: f32) -> Self::Vector;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b + c`, in one rounding where the instruction set has it.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `value` where `condition > 0`, else 0.
+    fn where_positive(self, condition: Self::Vector, value: Self::Vector) -> Self::Vector;
+
+    /// # Safety
+    /// `from` is valid for reading `LANES` values; no alignment is asked.
+    unsafe fn load(self, from: *const f32) -> Self::Vector;
+
+    /// # Safety
+    /// `to` is valid for writing `LANES` values; no alignment is asked.
+    unsafe fn store(self, to: *mut f32, vector: Self::Vector);
+
+    #[inline(always)]
+    fn zero(self) -> Self::Vector {
+        self.splat(0.0)
+    }
+}
+
+/// A kernel: its arguments, and a body generic over the instruction set.
+pub(super) trait Kernel {
+    type Output;
+    /// Must be `#[inline(always)]`, and so must all that it calls with `simd`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Level);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    Portable,
+}
+
+impl Isa {
+    /// Every instruction set that this processor has, the fastest first; the last one is always `portable`.
+    pub fn available() -> Vec<Isa> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+                found.push(Isa(Level::Avx512));
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa(Level::Avx2));
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa(Level::Neon));
+        }
+        found.push(Isa(Level::Portable));
+        found
+    }
+
+    /// The fastest instruction set for a network whose narrowest layer has `channels` channels: the first one whose
+    /// vectors that layer fills. (Where no vector is filled, the shortest ones waste least.)
+    pub fn for_channels(channels: usize) -> Isa {
+        let available = Self::available();
+        let filled = available.iter().find(|isa| channels.is_multiple_of(isa.lanes()) && **isa != Isa(Level::Portable));
+        let fast = available.iter().rev().find(|isa| **isa != Isa(Level::Portable));
+        *filled.or(fast).unwrap_or(&Isa(Level::Portable))
+    }
+
+    /// `avx512`, `avx2`, `neon` or `portable`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => "neon",
+            Level::Portable => "portable",
+        }
+    }
+
+    /// Values in one vector.
+    pub fn lanes(self) -> usize {
+        struct Lanes;
+        impl Kernel for Lanes {
+            type Output = usize;
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> usize {
+                S::LANES
+            }
+        }
+        self.run(Lanes)
+    }
+
+    /// `channels` rounded up to whole vectors: how many are stored. The ones added are zero everywhere.
+    pub fn stored(self, channels: usize) -> usize {
+        channels.next_multiple_of(self.lanes())
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level is made only in `available`, after the processor was found to have it.
+            Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::Neon => unsafe { neon::run_neon(kernel) },
+            Level::Portable => kernel.run(portable::Portable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Everything<'a> {
+        a: &'a [f32; 16],
+        b: &'a [f32; 16],
+    }
+
+    impl Kernel for Everything<'_> {
+        type Output = Vec<Vec<f32>>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let mut results = vec![vec![0.0; S::LANES]; 6];
+            // SAFETY: no vector has more than the 16 values of `a` and `b`; each result has `LANES`.
+            unsafe {
+                let (a, b) = (simd.load(self.a.as_ptr()), simd.load(self.b.as_ptr()));
+                let values = [
+                    simd.add(a, b),
+                    simd.sub(a, b),
+                    simd.mul(a, b),
+                    simd.mul_add(a, b, simd.splat(0.5)),
+                    simd.max(a, b),
+                    simd.where_positive(a, b),
+                ];
+                for (result, value) in results.iter_mut().zip(values) {
+                    simd.store(result.as_mut_ptr(), value);
+                }
+            }
+            results
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_computes_what_its_operations_say() {
+        let a = std::array::from_fn(|i| i as f32 - 2.0);
+        let b = std::array::from_fn(|i| 3.0 - 2.0 * i as f32);
+        for isa in Isa::available() {
+            let results = isa.run(Everything { a: &a, b: &b });
+            for lane in 0..isa.lanes() {
+                let (a, b) = (a[lane], b[lane]);
+                let expected = [a + b, a - b, a * b, a * b + 0.5, a.max(b), if a > 0.0 { b } else { 0.0 }];
+                let found: Vec<f32> = results.iter().map(|r| r[lane]).collect();
+                assert_eq!(found, expected, "{} lane {lane}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn narrow_networks_get_vectors_that_they_fill() {
+        for channels in [4, 8, 16, 32, 64] {
+            let isa = Isa::for_channels(channels);
+            let shortest = Isa::available().iter().map(|isa| isa.lanes()).min().unwrap_or(1);
+            assert!(isa.stored(channels) <= channels.max(2 * shortest), "{channels}: {}", isa.name());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The transforms of F(4x4, 3x3), a vector of channels at a time.
+
+use super::super::simd::Simd;
+use super::{ELEMENTS, REACH, TILE};
+
+/// `B^T d`, for one column `d` of six.
+#[inline(always)]
+fn source_column<S: Simd>(simd: S, d: [S::Vector; 6]) -> [S::Vector; 6] {
+    let (two, four, minus_four, minus_five) = (simd.splat(2.0), simd.splat(4.0), simd.splat(-4.0), simd.splat(-5.0));
+    let a = simd.mul_add(minus_four, d[2], d[4]);
+    let b = simd.mul_add(minus_four, d[1], d[3]);
+    let c = simd.sub(d[4], d[2]);
+    let e = simd.mul(two, simd.sub(d[3], d[1]));
+    [
+        simd.mul_add(four, d[0], simd.mul_add(minus_five, d[2], d[4])),
+        simd.add(a, b),
+        simd.sub(a, b),
+        simd.add(c, e),
+        simd.sub(c, e),
+        simd.mul_add(four, d[1], simd.mul_add(minus_five, d[3], d[5])),
+    ]
+}
+
+/// `A^T m`, for one column `m` of six.
+#[inline(always)]
+fn target_column<S: Simd>(simd: S, m: [S::Vector; 6]) -> [S::Vector; 4] {
+    let (a, b) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
+    let (c, d) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
+    [
+        simd.add(m[0], simd.add(a, c)),
+        simd.mul_add(simd.splat(2.0), d, b),
+        simd.mul_add(simd.splat(4.0), c, a),
+        simd.add(simd.mul_add(simd.splat(8.0), d, b), m[5]),
+    ]
+}
+
+/// `A y`, for one column `y` of four.
+#[inline(always)]
+fn gradient_column<S: Simd>(simd: S, y: [S::Vector; 4]) -> [S::Vector; 6] {
+    let (a, b) = (simd.add(y[0], y[2]), simd.add(y[1], y[3]));
+    let c = simd.mul_add(simd.splat(4.0), y[2], y[0]);
+    let d = simd.mul_add(simd.splat(8.0), y[3], simd.mul(simd.splat(2.0), y[1]));
+    [y[0], simd.add(a, b), simd.sub(a, b), simd.add(c, d), simd.sub(c, d), y[3]]
+}
+
+/// `G g`, for one column `g` of three.
+#[inline(always)]
+pub(super) fn kernel_column<S: Simd>(simd: S, g: [S::Vector; 3]) -> [S::Vector; 6] {
+    let sixth = simd.splat(-1.0 / 6.0);
+    let (a, b) = (simd.mul(sixth, simd.add(g[0], g[2])), simd.mul(sixth, g[1]));
+    let c = simd.mul_add(simd.splat(1.0 / 24.0), g[0], simd.mul(simd.splat(1.0 / 6.0), g[2]));
+    let d = simd.mul(simd.splat(1.0 / 12.0), g[1]);
+    [simd.mul(simd.splat(0.25), g[0]), simd.add(a, b), simd.sub(a, b), simd.add(c, d), simd.sub(c, d), g[2]]
+}
+
+/// `G^T u`, for one column `u` of six.
+#[inline(always)]
+pub(super) fn kernel_gradient_column<S: Simd>(simd: S, u: [S::Vector; 6]) -> [S::Vector; 3] {
+    let (a, b) = (simd.add(u[1], u[2]), simd.sub(u[2], u[1]));
+    let (c, d) = (simd.add(u[3], u[4]), simd.sub(u[3], u[4]));
+    let sixth = simd.splat(1.0 / 6.0);
+    let minus_sixth = simd.splat(-1.0 / 6.0);
+    [
+        simd.mul_add(simd.splat(0.25), u[0], simd.mul_add(minus_sixth, a, simd.mul(simd.splat(1.0 / 24.0), c))),
+        simd.mul_add(sixth, b, simd.mul(simd.splat(1.0 / 12.0), d)),
+        simd.add(simd.mul_add(minus_sixth, a, simd.mul(sixth, c)), u[5]),
+    ]
+}
+
+/// A square of pixels in memory: the values of one channel vector lie at `row * rows + column * columns`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spacing {
+    pub row: usize,
+    pub column: usize,
+}
+
+/// Transforms a 6x6 tile of `channels` channels, `B^T d B`, element `e` to `to + e * plane`.
+///
+/// # Safety
+/// The tile's pixels and `channels` values at each of the 36 targets are valid; `channels` is whole vectors.
+#[inline(always)]
+pub(super) unsafe fn source<S: Simd>(
+    simd: S,
+    tile: *const f32,
+    spacing: Spacing,
+    channels: usize,
+    to: *mut f32,
+    plane: usize,
+) {
+    for channel in (0..channels).step_by(S::LANES) {
+        let mut half = [[simd.zero(); REACH]; REACH];
+        let mut row = tile.wrapping_add(channel);
+        for half in &mut half {
+            // SAFETY: the caller vouches for the pixels of the tile.
+            let pixels = unsafe { load::<S, REACH>(simd, row, spacing.column) };
+            *half = source_column(simd, pixels);
+            row = row.wrapping_add(spacing.row);
+        }
+        // SAFETY: the caller vouches for the targets.
+        unsafe { store_columns(simd, &half, to.wrapping_add(channel), plane, source_column::<S>) };
+    }
+}
+
+/// Transforms a 4x4 tile of output gradients, `A dY A^T`, element `e` to `to + e * plane`.
+///
+/// # Safety
+/// As [`source`], of 16 pixels.
+#[inline(always)]
+pub(super) unsafe fn gradient<S: Simd>(
+    simd: S,
+    tile: *const f32,
+    spacing: Spacing,
+    channels: usize,
+    to: *mut f32,
+    plane: usize,
+) {
+    for channel in (0..channels).step_by(S::LANES) {
+        let mut half = [[simd.zero(); REACH]; TILE];
+        let mut row = tile.wrapping_add(channel);
+        for half in &mut half {
+            // SAFETY: the caller vouches for the pixels of the tile.
+            let pixels = unsafe { load::<S, TILE>(simd, row, spacing.column) };
+            *half = gradient_column(simd, pixels);
+            row = row.wrapping_add(spacing.row);
+        }
+        // SAFETY: the caller vouches for the targets.
+        unsafe { store_columns(simd, &half, to.wrapping_add(channel), plane, gradient_column::<S>) };
+    }
+}
+
+/// The 4x4 outputs of one vector of channels, `A^T m A`, from the elements `m[e]` at `from + e * plane`.
+///
+/// # Safety
+/// A vector at each of the 36 places is valid.
+#[inline(always)]
+pub(super) unsafe fn target<S: Simd>(simd: S, from: *const f32, plane: usize) -> [[S::Vector; TILE]; TILE] {
+    let mut half = [[simd.zero(); TILE]; REACH];
+    let mut row = from;
+    for half in &mut half {
+        // SAFETY: the caller vouches for the elements.
+        *half = target_column(simd, unsafe { load::<S, REACH>(simd, row, plane) });
+        row = row.wrapping_add(REACH.wrapping_mul(plane));
+    }
+    let mut outputs = [[simd.zero(); TILE]; TILE];
+    for column in 0..TILE {
+        let mut m = [simd.zero(); REACH];
+        for row in 0..REACH {
+            m[row] = half[row][column];
+        }
+        let y = target_column(simd, m);
+        for row in 0..TILE {
+            outputs[row][column] = y[row];
+        }
+    }
+    outputs
+}
+
+/// # Safety
+/// A vector at each of the `N` places `stride` apart is valid.
+#[inline(always)]
+unsafe fn load<S: Simd, const N: usize>(simd: S, mut from: *const f32, stride: usize) -> [S::Vector; N] {
+    let mut values = [simd.zero(); N];
+    for value in &mut values {
+        // SAFETY: the caller vouches for it.
+        *value = unsafe { simd.load(from) };
+        from = from.wrapping_add(stride);
+    }
+    values
+}
+
+/// Transforms the columns of `half` and stores element (row, column) at `to + (6 row + column) * plane`.
+///
+/// # Safety
+/// A vector at each of the 36 places is valid for writing.
+#[inline(always)]
+unsafe fn store_columns<S: Simd, const ROWS: usize>(
+    simd: S,
+    half: &[[S::Vector; REACH]; ROWS],
+    to: *mut f32,
+    plane: usize,
+    transform: impl Fn(S, [S::Vector; ROWS]) -> [S::Vector; REACH],
+) {
+    let mut column_start = to;
+    for column in 0..REACH {
+        let mut values = [simd.zero(); ROWS];
+        for row in 0..ROWS {
+            values[row] = half[row][column];
+        }
+        let mut place = column_start;
+        for value in transform(simd, values) {
+            // SAFETY: the caller vouches for the 36 places.
+            unsafe { simd.store(place, value) };
+            place = place.wrapping_add(REACH.wrapping_mul(plane));
+        }
+        column_start = column_start.wrapping_add(plane);
+    }
+}
+
+/// `G g G^T`, for the nine vectors of a 3x3 kernel in rows.
+#[inline(always)]
+pub(super) fn kernel<S: Simd>(simd: S, g: [S::Vector; 9]) -> [S::Vector; ELEMENTS] {
+    let mut half = [[simd.zero(); 6]; 3];
+    for column in 0..3 {
+        half[column] = kernel_column(simd, [g[column], g[column + 3], g[column + 6]]);
+    }
+    let mut elements = [simd.zero(); ELEMENTS];
+    for row in 0..REACH {
+        let u = kernel_column(simd, [half[0][row], half[1][row], half[2][row]]);
+        elements[row * REACH..(row + 1) * REACH].copy_from_slice(&u);
+    }
+    elements
+}
+
+/// `G^T u G`, for the 36 vectors of a transformed kernel's gradient in rows.
+#[inline(always)]
+pub(super) fn kernel_gradient<S: Simd>(simd: S, u: [S::Vector; ELEMENTS]) -> [S::Vector; 9] {
+    let mut half = [[simd.zero(); 3]; REACH];
+    for column in 0..REACH {
+        let mut values = [simd.zero(); REACH];
+        for row in 0..REACH {
+            values[row] = u[row * REACH + column];
+        }
+        half[column] = kernel_gradient_column(simd, values);
+    }
+    let mut g = [simd.zero(); 9];
+    for row in 0..3 {
+        let mut values = [simd.zero(); REACH];
+        for column in 0..REACH {
+            values[column] = half[column][row];
+        }
+        g[row * 3..(row + 1) * 3].copy_from_slice(&kernel_gradient_column(simd, values));
+    }
+    g
+}

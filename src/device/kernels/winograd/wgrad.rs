@@ -1,0 +1,173 @@
+//! Weight gradient: transform blocks of tiles of the input and of the output's gradient, sum 36 outer products over the
+//! tiles, transform the sums back to 3x3.
+
+use super::super::{
+    Isa, Shape, Threads,
+    partition::{Partition, Task, scatter},
+    shape::Panels,
+    simd::{Kernel, Simd},
+    threads::with_scratch,
+    tile::{MAX_ROWS, Outer, Pixels},
+};
+use super::{ELEMENTS, Place, TILE, Tiling, forward::transform_source, transform};
+
+/// # Panics
+/// If a slice's length does not fit the shape.
+pub(super) fn run(
+    isa: Isa,
+    threads: Threads,
+    shape: &Shape,
+    input: &[f32],
+    output_gradient: &[f32],
+    workspace: &mut Vec<f32>,
+    weights_gradient: &mut [f32],
+) {
+    let images = input.len() / shape.input_values(isa);
+    assert_eq!(input.len(), images * shape.input_values(isa), "input maps");
+    assert_eq!(output_gradient.len(), images * shape.output_values(isa), "gradient of the output maps");
+    assert_eq!(weights_gradient.len(), shape.weights(), "gradient of the weights");
+    let partition = Partition::new(isa, threads, shape, ELEMENTS, images);
+    let tiling = Tiling::new(shape, shape.stored_inputs(isa), isa.stored(shape.outputs));
+    partition.sum(threads, workspace, |task, sums| {
+        with_scratch(tiling.scratch_values(), |scratch| {
+            isa.run(Part { tiling, input, output_gradient, task, sums, scratch });
+        });
+    });
+    let row = shape.inputs * shape.taps();
+    let workspace = workspace.as_slice();
+    threads.for_each_chunk(weights_gradient, isa.lanes() * row, |block, target| {
+        isa.run(Collect { partition: &partition, shape, workspace, output: block * isa.lanes(), target });
+    });
+}
+
+struct Part<'a> {
+    tiling: Tiling,
+    input: &'a [f32],
+    output_gradient: &'a [f32],
+    task: Task,
+    /// `[element][input of the task][output]`.
+    sums: &'a mut [f32],
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let tiling = self.tiling;
+        let (sources, rest) = self.scratch.split_at_mut(ELEMENTS * tiling.source_plane());
+        let (gradients, edge) = rest.split_at_mut(ELEMENTS * tiling.target_plane());
+        let (first_tile, end) = (self.task.images.start * tiling.tiles, self.task.images.end * tiling.tiles);
+        if first_tile == end {
+            self.sums.fill(0.0);
+        }
+        for first in (first_tile..end).step_by(tiling.block) {
+            let count = tiling.block.min(end - first);
+            for tile in 0..count {
+                let place = tiling.place(first + tile);
+                transform_source(simd, &tiling, place, self.input, edge, &mut sources[tile * tiling.depth..]);
+                let to = &mut gradients[tile * tiling.width..];
+                transform_gradient(simd, &tiling, place, self.output_gradient, edge, to);
+            }
+            let sum = Sum { tiling: &tiling, task: &self.task, count, accumulate: first > first_tile };
+            sum.run(simd, sources, gradients, self.sums);
+        }
+    }
+}
+
+/// Transforms the tile of gradients at `place`; what lies outside the map is zero.
+#[inline(always)]
+fn transform_gradient<S: Simd>(
+    simd: S,
+    tiling: &Tiling,
+    place: Place,
+    gradient: &[f32],
+    edge: &mut [f32],
+    to: &mut [f32],
+) {
+    let (width, columns) = (tiling.width, tiling.columns);
+    let map = &gradient[place.image * tiling.target_values()..][..tiling.target_values()];
+    let (rows_kept, columns_kept) = (TILE.min(tiling.rows - place.row), TILE.min(columns - place.column));
+    let first = (place.row * columns + place.column) * width;
+    let (tile, spacing) = if rows_kept == TILE && columns_kept == TILE {
+        (&map[first..], transform::Spacing { row: columns * width, column: width })
+    } else {
+        let edge = &mut edge[..TILE * TILE * width];
+        edge.fill(0.0);
+        for (y, edge) in edge.chunks_exact_mut(TILE * width).take(rows_kept).enumerate() {
+            let from = first + y * columns * width;
+            edge[..columns_kept * width].copy_from_slice(&map[from..from + columns_kept * width]);
+        }
+        (&*edge, transform::Spacing { row: TILE * width, column: width })
+    };
+    debug_assert!(tile.len() >= (TILE - 1) * (spacing.row + spacing.column) + width);
+    debug_assert!(to.len() >= (ELEMENTS - 1) * tiling.target_plane() + width);
+    // SAFETY: a whole tile lies within the map, another within its copy; element 35 of the block's last tile lies within
+    // the last of the 36 planes of the scratch memory.
+    unsafe { transform::gradient(simd, tile.as_ptr(), spacing, width, to.as_mut_ptr(), tiling.target_plane()) };
+}
+
+/// `sums[e] (+)= sources[e]^T * gradients[e]` for each element `e`, over a block of tiles.
+struct Sum<'a> {
+    tiling: &'a Tiling,
+    task: &'a Task,
+    count: usize,
+    accumulate: bool,
+}
+
+impl Sum<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(&self, simd: S, sources: &[f32], gradients: &[f32], sums: &mut [f32]) {
+        let (depth, width) = (self.tiling.depth, self.tiling.width);
+        let inputs = &self.task.inputs;
+        let pixels = Pixels { images: 1, rows: 1, columns: self.count, left: [0, 0, depth], right: [0, 0, width] };
+        let outer = Outer { pixels, stride: width, accumulate: self.accumulate };
+        for (element, sums) in sums.chunks_exact_mut(inputs.len() * width).enumerate() {
+            let left = &sources[element * self.tiling.source_plane()..];
+            let right = &gradients[element * self.tiling.target_plane()..];
+            for channels in Panels::new(width, S::LANES).ranges() {
+                for first in (0..inputs.len()).step_by(MAX_ROWS) {
+                    let rows = MAX_ROWS.min(inputs.len() - first);
+                    let target = &mut sums[first * width + channels.start..];
+                    // SAFETY: the planes hold `count` rows of `depth` and `width` values each, and `sums` a row of
+                    // `width` for each input of the task.
+                    unsafe {
+                        outer.sum(
+                            simd,
+                            (rows, channels.len() / S::LANES),
+                            left[inputs.start + first..].as_ptr(),
+                            right[channels.start..].as_ptr(),
+                            target.as_mut_ptr(),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds the parts up, transforms them back, and writes them in PyTorch's layout: a vector of outputs.
+struct Collect<'a> {
+    partition: &'a Partition,
+    shape: &'a Shape,
+    workspace: &'a [f32],
+    output: usize,
+    target: &'a mut [f32],
+}
+
+impl Kernel for Collect<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let taps = self.shape.taps();
+        for input in 0..self.shape.inputs {
+            // SAFETY: the channels are within the shape's, and the workspace was filled by the same partition.
+            let elements = unsafe { self.partition.gather(simd, self.workspace, (input, self.output), 0) };
+            for (tap, gradient) in transform::kernel_gradient(simd, elements).into_iter().enumerate() {
+                scatter(simd, gradient, self.target, input * taps + tap, self.shape.inputs * taps);
+            }
+        }
+    }
+}

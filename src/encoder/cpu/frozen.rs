@@ -1,0 +1,175 @@
+//! The frozen network: batch norm folded into the kernels, no memory of a training step.
+//!
+//! `relu(weight * (conv(x) - mean) / sqrt(variance + epsilon) + bias)` is one convolution with a bias:
+//! `scale = weight / sqrt(variance + epsilon)`, kernel `scale * kernel`, bias `bias - mean * scale`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Result, Tensor};
+
+use super::layers::{BlockLayers, Layer, Layers};
+use super::with_values;
+use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Shape, Threads, global_average};
+use crate::encoder::{Block, EPSILON, Embedder, Parameter, blocks};
+
+/// Batches up to this size are answered by the calling thread: a query does not queue behind other work in the pool.
+const FEW: usize = 2;
+
+/// Images that pass through the network together: what bounds the memory of a large batch.
+const TOGETHER: usize = 64;
+
+/// Image sizes whose packed kernels are kept.
+const SIZES: usize = 4;
+
+/// An immutable copy of the network.
+pub(super) struct CpuEmbedder {
+    isa: Isa,
+    blocks: Vec<Block>,
+    layout: Vec<Parameter>,
+    statistics_layout: Vec<Parameter>,
+    /// Of each layer, in the order of the layout.
+    folded: Vec<Folded>,
+    features: usize,
+    plans: Mutex<Vec<Arc<Plan>>>,
+    /// Maps to compute in, a set for each thread that has embedded at the same time.
+    maps: Mutex<Vec<Vec<Vec<f32>>>>,
+}
+
+struct Folded {
+    kernel: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// Packed kernels for images of one size.
+struct Plan {
+    size: (usize, usize),
+    few: bool,
+    layers: Layers,
+    convolutions: Vec<(Convolution, Vec<f32>)>,
+}
+
+impl CpuEmbedder {
+    pub(super) fn new(
+        isa: Isa,
+        width: usize,
+        (layout, parameters): (&[Parameter], &[f32]),
+        (statistics_layout, statistics): (&[Parameter], &[f32]),
+    ) -> Self {
+        let blocks = blocks(width);
+        // Where parameters lie does not depend on the size of the images.
+        let layers = Layers::new(&blocks, layout, statistics_layout, (1, 1));
+        let folded = layers.all.iter().map(|layer| fold(isa, layer, parameters, statistics)).collect();
+        Self {
+            isa,
+            features: layers.features(),
+            blocks,
+            layout: layout.to_vec(),
+            statistics_layout: statistics_layout.to_vec(),
+            folded,
+            plans: Mutex::default(),
+            maps: Mutex::default(),
+        }
+    }
+
+    /// The packed kernels for a size, packed by the first who asks for it.
+    fn plan(&self, size: (usize, usize), few: bool) -> Arc<Plan> {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = plans.iter().find(|plan| plan.size == size && plan.few == few) {
+            return plan.clone();
+        }
+        if plans.len() >= 2 * SIZES {
+            plans.remove(0);
+        }
+        let plan = Arc::new(self.pack(size, few));
+        plans.push(plan.clone());
+        plan
+    }
+
+    fn pack(&self, size: (usize, usize), few: bool) -> Plan {
+        let layers = Layers::new(&self.blocks, &self.layout, &self.statistics_layout, size);
+        let threads = if few { Threads::Caller } else { Threads::Pool };
+        let pack = |(layer, folded): (&Layer, &Folded)| {
+            let convolution = convolution(self.isa, layer.shape, few);
+            let mut packed = vec![0.0; convolution.packed_values(Direction::Forward)];
+            convolution.pack(threads, Direction::Forward, &folded.kernel, &mut packed);
+            (convolution, packed)
+        };
+        let convolutions = layers.all.iter().zip(&self.folded).map(pack).collect();
+        Plan { size, few, layers, convolutions }
+    }
+
+    /// Features of at most [`TOGETHER`] images, in memory from `maps`.
+    fn run(&self, plan: &Plan, threads: Threads, images: &[f32], maps: &mut [Vec<f32>; 3], features: &mut Vec<f32>) {
+        let count = images.len() / plan.layers.all[0].shape.input_values(self.isa);
+        let layer = |index: usize, input: &[f32], accumulate: bool, relu: bool, output: &mut Vec<f32>| {
+            let (convolution, packed) = &plan.convolutions[index];
+            let values = count * convolution.shape().output_values(self.isa);
+            output.resize(values, 0.0);
+            let epilogue = Epilogue { bias: Some(&self.folded[index].bias), accumulate, relu };
+            convolution.forward(threads, input, packed, epilogue, output);
+        };
+        let [map, inner, side] = maps;
+        layer(0, images, false, true, map);
+        for &BlockLayers { first, second, shortcut, .. } in &plan.layers.blocks {
+            layer(first, map, false, true, inner);
+            if let Some(shortcut) = shortcut {
+                layer(shortcut, map, false, false, side);
+                std::mem::swap(map, side);
+            }
+            layer(second, inner, true, true, map);
+        }
+        let stored = self.isa.stored(self.features);
+        let mut pooled = vec![0.0; count * stored];
+        global_average(map, plan.layers.last_pixels(), stored, &mut pooled);
+        features.extend(pooled.chunks_exact(stored).flat_map(|image| &image[..self.features]));
+    }
+}
+
+impl Embedder for CpuEmbedder {
+    fn features(&self) -> usize {
+        self.features
+    }
+
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        let (count, height, width) = super::image_shape(images)?;
+        let few = count <= FEW;
+        let plan = self.plan((height, width), few);
+        let threads = if few { Threads::Caller } else { Threads::Pool };
+        let lent = self.maps.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut maps: [Vec<f32>; 3] = lent.and_then(|maps| maps.try_into().ok()).unwrap_or_default();
+        let mut features = Vec::with_capacity(count * self.features);
+        with_values(images, |images| {
+            for images in images.chunks(TOGETHER * height * width * 3) {
+                self.run(&plan, threads, images, &mut maps, &mut features);
+            }
+        })?;
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner).push(maps.into());
+        Tensor::from_vec(features, (count, self.features), &Device::Cpu)
+    }
+}
+
+/// For few images the definition beats Winograd's algorithm on small maps: there, fetching kernels takes longer than
+/// multiplying, and transformed kernels are four times as large.
+fn convolution(isa: Isa, shape: Shape, few: bool) -> Convolution {
+    const SMALL_MAP: usize = 8 * 8;
+    if few && shape.height * shape.width <= SMALL_MAP {
+        Convolution::direct(isa, shape)
+    } else {
+        Convolution::new(isa, shape)
+    }
+}
+
+fn fold(isa: Isa, layer: &Layer, parameters: &[f32], statistics: &[f32]) -> Folded {
+    let (weights, biases) = (&parameters[layer.weight.clone()], &parameters[layer.bias.clone()]);
+    let (means, variances) = (&statistics[layer.mean.clone()], &statistics[layer.variance.clone()]);
+    let per_output = layer.shape.inputs * layer.shape.size * layer.shape.size;
+    let mut kernel = parameters[layer.kernel.clone()].to_vec();
+    let mut bias = Vec::with_capacity(isa.stored(layer.shape.outputs));
+    for (output, kernel) in kernel.chunks_exact_mut(per_output).enumerate() {
+        let scale = weights[output] / (variances[output] + EPSILON as f32).sqrt();
+        kernel.iter_mut().for_each(|weight| *weight *= scale);
+        bias.push(biases[output] - means[output] * scale);
+    }
+    bias.resize(isa.stored(layer.shape.outputs), 0.0);
+    Folded { kernel, bias }
+}

@@ -1,0 +1,286 @@
+//! Forward and backward pass of a training step.
+//!
+//! The forward pass keeps, of every layer, what the convolution gave and what came out of the batch norm; the backward
+//! pass gives each back as soon as it has used it. Kernels are packed when they are needed, into one buffer.
+
+use super::arena::Arena;
+use super::layers::{BlockLayers, Layer, Layers};
+use crate::device::kernels::{
+    BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Threads, global_average, global_average_backward,
+};
+use crate::encoder::EPSILON;
+
+/// The network for images of one size, with its memory.
+pub(super) struct Engine {
+    isa: Isa,
+    pub layers: Layers,
+    convolutions: Vec<Convolution>,
+    arena: Arena,
+    packed: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// What the forward pass keeps.
+pub(super) struct Saved {
+    images: usize,
+    groups: usize,
+    layers: Vec<SavedLayer>,
+}
+
+struct SavedLayer {
+    /// What the convolution gave.
+    raw: Vec<f32>,
+    /// Of each group.
+    moments: Vec<Moments>,
+    /// Normalised, with the residual, after the ReLU.
+    output: Vec<f32>,
+}
+
+/// Weight and bias of a batch norm, with zeros for the channels that exist only in memory.
+struct Affine {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+/// Mean and unbiased variance of each channel of a group, if the group has more than one value per channel.
+pub(super) struct Observed {
+    pub mean: Vec<f32>,
+    pub variance: Vec<f32>,
+}
+
+impl Engine {
+    pub(super) fn new(isa: Isa, layers: Layers) -> Self {
+        let convolutions = layers.all.iter().map(|layer| Convolution::new(isa, layer.shape)).collect();
+        Self { isa, layers, convolutions, arena: Arena::default(), packed: Vec::new(), sums: Vec::new() }
+    }
+
+    /// Features (n, features) of `images` (n, height, width, 3) in `groups` equal runs, and what the backward pass needs.
+    pub(super) fn forward(&mut self, parameters: &[f32], images: &[f32], groups: usize) -> (Vec<f32>, Saved) {
+        let count = images.len() / self.layers.all[0].shape.input_values(self.isa);
+        let mut saved = Saved { images: count, groups, layers: Vec::with_capacity(self.layers.all.len()) };
+        let stem = self.layer_forward(0, parameters, images, groups, None, true);
+        saved.layers.push(stem);
+        for BlockLayers { input, first, second, shortcut } in self.layers.blocks.clone() {
+            let inner = self.layer_forward(first, parameters, &saved.layers[input].output, groups, None, true);
+            let side = shortcut.map(|shortcut| {
+                self.layer_forward(shortcut, parameters, &saved.layers[input].output, groups, None, false)
+            });
+            let residual = side.as_ref().map_or(&saved.layers[input].output, |side| &side.output);
+            let outer = self.layer_forward(second, parameters, &inner.output, groups, Some(residual), true);
+            saved.layers.extend([inner, outer]);
+            if let Some(mut side) = side {
+                self.arena.give(std::mem::take(&mut side.output));
+                saved.layers.push(side);
+            }
+        }
+        let features = self.features(&saved);
+        (features, saved)
+    }
+
+    fn layer_forward(
+        &mut self,
+        index: usize,
+        parameters: &[f32],
+        input: &[f32],
+        groups: usize,
+        residual: Option<&[f32]>,
+        relu: bool,
+    ) -> SavedLayer {
+        let (layer, convolution) = (&self.layers.all[index], &self.convolutions[index]);
+        let images = input.len() / layer.shape.input_values(self.isa);
+        let values = images * layer.shape.output_values(self.isa);
+        let (mut raw, mut output) = (self.arena.take(values), self.arena.take(values));
+        let packed = pack(convolution, Direction::Forward, &parameters[layer.kernel.clone()], &mut self.packed);
+        convolution.forward(Threads::Pool, input, packed, Epilogue::default(), &mut raw);
+        let norm = batch_norm(self.isa, layer);
+        let affine = affine(self.isa, layer, parameters);
+        let mut moments = Vec::with_capacity(groups);
+        let run = values / groups;
+        for (group, (x, y)) in raw.chunks_exact(run).zip(output.chunks_exact_mut(run)).enumerate() {
+            let of_group = norm.moments(Threads::Pool, x);
+            let residual = residual.map(|residual| &residual[group * run..(group + 1) * run]);
+            let weights = (affine.weight.as_slice(), affine.bias.as_slice());
+            norm.forward(Threads::Pool, x, &of_group, weights, residual, relu, y);
+            moments.push(of_group);
+        }
+        SavedLayer { raw, moments, output }
+    }
+
+    fn features(&self, saved: &Saved) -> Vec<f32> {
+        let Some(last) = self.layers.blocks.last() else { return Vec::new() };
+        let features = self.layers.features();
+        let stored = self.isa.stored(features);
+        let mut pooled = vec![0.0; saved.images * stored];
+        global_average(&saved.layers[last.second].output, self.layers.last_pixels(), stored, &mut pooled);
+        pooled.chunks_exact(stored).flat_map(|image| &image[..features]).copied().collect()
+    }
+
+    /// What group `group` of the batch says about the channels of layer `index`; nothing where it has a single value.
+    pub(super) fn observed(&self, saved: &Saved, index: usize, group: usize) -> Option<Observed> {
+        let shape = &self.layers.all[index].shape;
+        let values = saved.images / saved.groups * shape.output_height() * shape.output_width();
+        if values < 2 {
+            return None;
+        }
+        let unbiased = values as f32 / (values - 1) as f32;
+        let moments = &saved.layers[index].moments[group];
+        let mean = moments.mean[..shape.outputs].to_vec();
+        let variance = moments.variance[..shape.outputs].iter().map(|variance| variance * unbiased).collect();
+        Some(Observed { mean, variance })
+    }
+
+    /// Gradient of the parameters, given that of the features.
+    pub(super) fn backward(
+        &mut self,
+        parameters: &[f32],
+        images: &[f32],
+        features_gradient: &[f32],
+        mut saved: Saved,
+    ) -> Vec<f32> {
+        let mut flat = vec![0.0; parameters.len()];
+        let mut gradient = self.spread(features_gradient, &saved);
+        for BlockLayers { input: before, first, second, shortcut } in self.layers.blocks.clone().into_iter().rev() {
+            // The outer layer: `gradient` becomes that of the residual, `through` that of the convolution's result.
+            let mut through = self.arena.take(gradient.len());
+            let outer = self.release(&mut saved, second);
+            let mask = Some(outer.output.as_slice());
+            self.norm_backward(second, parameters, &outer, mask, true, &mut gradient, Some(&mut through), &mut flat);
+            let mut inner_gradient = self.arena.take(saved.layers[first].output.len());
+            self.kernel_backward(second, &saved.layers[first].output, &through, &mut flat);
+            self.input_backward(second, parameters, &through, false, &mut inner_gradient);
+            self.arena.give(through);
+            self.recycle(outer);
+            let inner = self.release(&mut saved, first);
+            self.norm_backward(first, parameters, &inner, None, true, &mut inner_gradient, None, &mut flat);
+            self.recycle(inner);
+            let input = &saved.layers[before].output;
+            self.kernel_backward(first, input, &inner_gradient, &mut flat);
+            if let Some(shortcut) = shortcut {
+                let side = self.release(&mut saved, shortcut);
+                self.norm_backward(shortcut, parameters, &side, None, false, &mut gradient, None, &mut flat);
+                self.recycle(side);
+                let input = &saved.layers[before].output;
+                self.kernel_backward(shortcut, input, &gradient, &mut flat);
+                let mut joined = self.arena.take(input.len());
+                self.input_backward(shortcut, parameters, &gradient, false, &mut joined);
+                self.arena.give(std::mem::replace(&mut gradient, joined));
+            }
+            self.input_backward(first, parameters, &inner_gradient, true, &mut gradient);
+            self.arena.give(inner_gradient);
+        }
+        let stem = self.release(&mut saved, 0);
+        self.norm_backward(0, parameters, &stem, None, true, &mut gradient, None, &mut flat);
+        self.recycle(stem);
+        self.kernel_backward(0, images, &gradient, &mut flat);
+        self.arena.give(gradient);
+        flat
+    }
+
+    /// The gradient of the last map.
+    fn spread(&mut self, features_gradient: &[f32], saved: &Saved) -> Vec<f32> {
+        let features = self.layers.features();
+        let stored = self.isa.stored(features);
+        let mut pooled = vec![0.0; saved.images * stored];
+        for (stored, gradient) in pooled.chunks_exact_mut(stored).zip(features_gradient.chunks_exact(features)) {
+            stored[..features].copy_from_slice(gradient);
+        }
+        let pixels = self.layers.last_pixels();
+        let mut gradient = self.arena.take(saved.images * pixels * stored);
+        global_average_backward(&pooled, pixels, stored, &mut gradient);
+        gradient
+    }
+
+    fn release(&self, saved: &mut Saved, index: usize) -> SavedLayer {
+        let empty = SavedLayer { raw: Vec::new(), moments: Vec::new(), output: Vec::new() };
+        std::mem::replace(&mut saved.layers[index], empty)
+    }
+
+    fn recycle(&mut self, layer: SavedLayer) {
+        for buffer in [layer.raw, layer.output] {
+            if !buffer.is_empty() {
+                self.arena.give(buffer);
+            }
+        }
+    }
+
+    /// Gives back what a forward pass kept whose backward pass will not come.
+    pub(super) fn discard(&mut self, saved: Saved) {
+        saved.layers.into_iter().for_each(|layer| self.recycle(layer));
+    }
+
+    /// Frees the memory kept for batches of another size.
+    pub(super) fn forget_memory(&mut self) {
+        self.arena.clear();
+    }
+
+    /// Through ReLU and batch norm, group by group; see [`BatchNorm::backward`]. Without `outputs`, what the ReLU let pass
+    /// is computed again.
+    fn norm_backward(
+        &self,
+        index: usize,
+        parameters: &[f32],
+        saved: &SavedLayer,
+        outputs: Option<&[f32]>,
+        relu: bool,
+        gradient: &mut [f32],
+        mut input_gradient: Option<&mut [f32]>,
+        flat: &mut [f32],
+    ) {
+        let layer = &self.layers.all[index];
+        let norm = batch_norm(self.isa, layer);
+        let affine = affine(self.isa, layer, parameters);
+        let run = gradient.len() / saved.moments.len();
+        let mut by_weight = vec![0.0; norm.channels];
+        let mut by_bias = vec![0.0; norm.channels];
+        for (group, (gradient, moments)) in gradient.chunks_exact_mut(run).zip(&saved.moments).enumerate() {
+            let rows = group * run..(group + 1) * run;
+            let mask = match outputs {
+                _ if !relu => Mask::None,
+                Some(outputs) => Mask::Output(&outputs[rows.clone()]),
+                None => Mask::Recompute,
+            };
+            let to = input_gradient.as_deref_mut().map(|to| &mut to[rows.clone()]);
+            let weights = (affine.weight.as_slice(), affine.bias.as_slice());
+            let by_parameters = (by_weight.as_mut_slice(), by_bias.as_mut_slice());
+            norm.backward(Threads::Pool, &saved.raw[rows], moments, weights, mask, gradient, to, by_parameters);
+        }
+        flat[layer.weight.clone()].copy_from_slice(&by_weight[..layer.shape.outputs]);
+        flat[layer.bias.clone()].copy_from_slice(&by_bias[..layer.shape.outputs]);
+    }
+
+    fn kernel_backward(&mut self, index: usize, input: &[f32], gradient: &[f32], flat: &mut [f32]) {
+        let to = &mut flat[self.layers.all[index].kernel.clone()];
+        self.convolutions[index].weight_gradient(Threads::Pool, input, gradient, &mut self.sums, to);
+    }
+
+    fn input_backward(&mut self, index: usize, parameters: &[f32], gradient: &[f32], add: bool, to: &mut [f32]) {
+        let convolution = &self.convolutions[index];
+        let kernel = &parameters[self.layers.all[index].kernel.clone()];
+        let packed = pack(convolution, Direction::Backward, kernel, &mut self.packed);
+        convolution.input_gradient(Threads::Pool, gradient, packed, add, to);
+    }
+}
+
+/// Packs a kernel into the front of `packed`, which grows to the largest.
+fn pack<'a>(convolution: &Convolution, direction: Direction, kernel: &[f32], packed: &'a mut Vec<f32>) -> &'a [f32] {
+    let values = convolution.packed_values(direction);
+    if packed.len() < values {
+        packed.resize(values, 0.0);
+    }
+    let packed = &mut packed[..values];
+    convolution.pack(Threads::Pool, direction, kernel, packed);
+    packed
+}
+
+fn batch_norm(isa: Isa, layer: &Layer) -> BatchNorm {
+    BatchNorm { isa, channels: isa.stored(layer.shape.outputs), epsilon: EPSILON as f32 }
+}
+
+fn affine(isa: Isa, layer: &Layer, parameters: &[f32]) -> Affine {
+    let stored = |range: std::ops::Range<usize>| {
+        let mut values = parameters[range].to_vec();
+        values.resize(isa.stored(layer.shape.outputs), 0.0);
+        values
+    };
+    Affine { weight: stored(layer.weight.clone()), bias: stored(layer.bias.clone()) }
+}
