@@ -1,11 +1,11 @@
 //! Probes on the disk: the evaluation's numbered slots in a store of the replay room.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::evaluate::{Probe, ProbeStorage, StorageError};
 use crate::replay::{FileBacking, FrameStore, Purpose, ReplayError, SlotMeta, StoreReader, Wanted};
-use crate::stream::FrameId;
+use crate::stream::{FrameId, SourceId};
 
 /// Emptied slots that wait for their erasure: each round of it costs a few syncs.
 const MOST_EMPTIED: usize = 32;
@@ -37,6 +37,11 @@ impl ProbeFile {
     /// The highest frame number in it.
     pub fn newest(&self) -> Option<FrameId> {
         self.reader.statistics().newest
+    }
+
+    /// Where each probe came from.
+    pub fn sources(&self) -> BTreeMap<FrameId, SourceId> {
+        self.reader.metas().into_iter().map(|meta| (meta.id, meta.source)).collect()
     }
 
     /// Makes everything put since the last commit durable.
@@ -92,7 +97,6 @@ impl ProbeStorage for ProbeFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::SourceId;
 
     fn open(folder: &tempfile::TempDir) -> ProbeFile {
         ProbeFile::open_or_create(&folder.path().join("probes.buf"), 4, 2, 8).unwrap()

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::answers::Timestamp;
 use crate::encoder::{Backbone, Embedder, EncoderError, EncoderId, Preset};
@@ -50,6 +50,18 @@ impl Input {
         for chunk in images.chunks(CHUNK * self.preset.image_bytes()) {
             let pixels = self.preset.normalise(chunk, &self.device)?;
             rows.extend(embedder.embed(&pixels)?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(rows)
+    }
+
+    /// Embeddings (n x features, row-major, not normalised) of normalised views, each (1, side, side, 3).
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn embed_views(&self, embedder: &dyn Embedder, views: &[Tensor]) -> Result<Vec<f32>, PublishError> {
+        let mut rows = Vec::with_capacity(views.len() * embedder.features());
+        for chunk in views.chunks(CHUNK) {
+            rows.extend(embedder.embed(&Tensor::cat(chunk, 0)?)?.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(rows)
     }

@@ -16,6 +16,7 @@
 
 mod architecture;
 mod backbone;
+mod cpu;
 mod error;
 mod heads;
 mod id;
@@ -27,6 +28,7 @@ use candle_core::{DType, Device};
 
 pub use architecture::{Block, blocks, initial_parameters, initial_statistics, parameter_layout, statistics_layout};
 pub use backbone::{Backbone, Embedder, Parameter};
+pub use cpu::CpuResNet18;
 pub use error::EncoderError;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;
@@ -41,5 +43,8 @@ use crate::config::Seed;
 /// # Errors
 /// Where the device cannot hold the parameters.
 pub fn build(preset: &Preset, device: &Device, seed: Seed) -> Result<Box<dyn Backbone>, EncoderError> {
+    if device.is_cpu() {
+        return Ok(Box::new(CpuResNet18::new(preset.width, seed)?));
+    }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }
