@@ -318,10 +318,10 @@ mod tests {
         let second = at_angles(&[2.0, 3.0, 4.0, 90.0], &[2, 2, 2, 3]);
         let evaluator = KnnEvaluator::new(&[first, second]).unwrap();
         let test = at_angles(&[1.0, 21.0], &[0, 1]);
-        // k is 2: the tie-free nearest of task 0 decide.
+        // k is 2, of the rows of task 0 alone.
         assert_eq!(evaluator.accuracy(&test, 0, KnnMode::Paper).unwrap(), Some(1.0));
-        // Near 1 degree the three rows of class 2 outvote class 0.
-        assert_eq!(evaluator.accuracy(&test, 0, KnnMode::Strict).unwrap(), Some(0.0));
+        // Near 1 degree the three rows of class 2 outvote class 0; at 21 degrees class 1 is nearer by enough.
+        assert_eq!(evaluator.accuracy(&test, 0, KnnMode::Strict).unwrap(), Some(0.5));
         let wide = at_angles(&[90.0, 1.0], &[3, 2]);
         assert_eq!(evaluator.accuracy(&wide, 1, KnnMode::Paper).unwrap(), Some(1.0));
     }

@@ -17,6 +17,9 @@ mod error;
 mod features;
 mod forgetting;
 mod history;
+mod measurement;
+#[cfg(test)]
+mod monitor_tests;
 mod probes;
 mod report;
 pub mod similarity;
@@ -27,6 +30,7 @@ pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, K
 pub use bootstrap::{Interval, mean_interval};
 pub use error::EvaluateError;
 pub use features::Features;
-//TMP pub use forgetting::{ForgettingMonitor, Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
+pub use forgetting::ForgettingMonitor;
+pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
 pub use probes::{MemoryStorage, Placement, Probe, ProbeSets, ProbeStorage, StorageError};
-//TMP pub use report::{ForgettingReport, Reason, TaskForgetting};
+pub use report::{ForgettingReport, Reason, TaskForgetting};

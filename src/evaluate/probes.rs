@@ -148,8 +148,9 @@ impl<S: ProbeStorage> ProbeSets<S> {
         self.tasks.clear();
         let frames: Vec<FrameId> = self.slots.keys().copied().collect();
         for frame in frames {
+            let rank = self.rank(frame);
             match task_of(frame) {
-                Some(task) => _ = self.tasks.entry(task).or_default().insert(self.rank(frame)),
+                Some(task) => _ = self.tasks.entry(task).or_default().insert(rank),
                 None => self.forget(frame)?,
             }
         }
