@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
+use super::probe_file::ProbeFile;
 use super::published::{PublishError, Published, Publisher};
 use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
@@ -32,10 +33,12 @@ const PUBLISH_SHARE: u32 = 4;
 /// What the learner is asked to do between steps.
 #[derive(Debug)]
 pub enum Command {
+    /// The stream has entered this task, or is back in it.
+    TaskOpened(TaskId),
     /// The stream has left this task.
     TaskClosed(TaskId),
-    /// `gone` is `kept` from now on.
-    TasksMerged { kept: TaskId, gone: TaskId },
+    /// This task is part of another from now on.
+    TaskGone(TaskId),
     /// Write the last checkpoint and end.
     Stop,
 }
@@ -61,7 +64,7 @@ pub struct Learner {
     pub buffer: StoreReader,
     pub publisher: Publisher,
     pub monitor: Monitor,
-    pub probes: Arc<Mutex<ProbeSets>>,
+    pub probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     pub segmenter: Arc<RwLock<Segmenter>>,
     pub checkpoints: Checkpoints,
     pub shared: Arc<Shared>,
@@ -108,7 +111,8 @@ impl Learner {
             for command in commands {
                 match command {
                     Command::TaskClosed(task) => closed.push(task),
-                    Command::TasksMerged { kept, gone } => self.monitor.merge(kept, gone),
+                    Command::TaskOpened(task) => self.monitor.task_opened(task),
+                    Command::TaskGone(task) => self.monitor.task_gone(task),
                     Command::Stop => {
                         self.checkpoint();
                         return Ok(());
@@ -189,7 +193,7 @@ impl Learner {
             Ok(report) => {
                 let mut learning = self.shared.learning();
                 learning.steps = self.trainer.steps();
-                learning.nonfinite_steps = self.trainer.bad_steps();
+                learning.nonfinite_steps = self.trainer.non_finite_steps();
                 if let Some(loss) = report.loss {
                     // A mean over about the last ten steps: single losses of small batches say little.
                     learning.loss = Some(learning.loss.map_or(loss, |mean| mean + (loss - mean) / 10.0));
@@ -276,7 +280,8 @@ impl Learner {
     /// Forgetting of every past task at the published version.
     fn measure(&mut self) {
         let Some(published) = self.shared.window.load_full() else { return };
-        match self.monitor.measure(&published, &self.trainer, &self.probes, &self.segmenter) {
+        let frames = self.shared.images();
+        match self.monitor.measure(&published, frames, &mut self.trainer, &self.probes, &self.segmenter) {
             Ok(evaluation) => {
                 self.shared.learning().representation_std = evaluation.representation_std;
                 self.shared.forgetting.store(Arc::new(evaluation.reports));

@@ -44,9 +44,9 @@ impl Monitor {
         self.monitor.task_closed(task);
     }
 
-    /// `gone` is `kept` from now on, with its probes.
-    pub fn merge(&mut self, gone: TaskId) {
-        self.monitor.task_removed(gone);
+    /// The task is part of another from now on; its probes go with it.
+    pub fn task_gone(&mut self, task: TaskId) {
+        self.monitor.task_removed(task);
     }
 
     /// The state for a checkpoint. That it cannot be written costs the measurements so far, and is logged.

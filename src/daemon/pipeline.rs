@@ -14,12 +14,13 @@ use serde_json::json;
 use super::learner::Command;
 use super::mailbox::Mailbox;
 use super::moments::Moments;
+use super::probe_file::ProbeFile;
 use super::shared::Shared;
 use crate::config::Fit;
 use crate::decode::{DecodeError, Decoder, to_square};
-use crate::evaluate::{Placement, ProbeError, ProbeSets};
+use crate::evaluate::{EvaluateError, Placement, ProbeSets};
 use crate::knn::{KnnError, Labels};
-use crate::replay::{Decision, Record, ReplayBuffer, ReplayError};
+use crate::replay::{Decision, Record, ReplayBuffer, ReplayError, SlotMeta};
 use crate::segment::{Observation, SegmentError, SegmentEvent, Segmenter, TaskId};
 use crate::stream::{Frame, FrameId, Intake, Next, Verdict};
 
@@ -36,7 +37,7 @@ pub enum PipelineError {
     #[error("the replay buffer cannot be written: {0}; nothing more is acknowledged")]
     Replay(#[from] ReplayError),
     #[error("the probe store cannot be written: {0}; nothing more is acknowledged")]
-    Probes(#[from] ProbeError),
+    Probes(#[from] EvaluateError),
     #[error("segmentation does not take a frame: {0}")]
     Segment(#[from] SegmentError),
 }
@@ -52,7 +53,7 @@ pub struct Pipeline {
     pub group: usize,
     pub segmenter: Arc<RwLock<Segmenter>>,
     pub buffer: ReplayBuffer,
-    pub probes: Arc<Mutex<ProbeSets>>,
+    pub probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     pub labels: Arc<Labels>,
     pub moments: Arc<Moments>,
     pub mailbox: Arc<Mailbox<Command>>,
@@ -79,7 +80,7 @@ impl Pipeline {
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
                 Next::Idle => {}
-                Next::End => return Ok(self.buffer.flush().map(|_| ())?),
+                Next::End => return Ok(self.buffer.sync().map(|_| ())?),
             }
         }
     }
@@ -162,7 +163,6 @@ impl Pipeline {
     fn remember(&mut self, taken: &[Taken]) -> Result<Vec<Vec<u8>>, PipelineError> {
         let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
         let register = segmenter.register();
-        let task_of = |source, frame| register.task_of(source, frame).unwrap_or(TaskId(0));
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut for_training, mut gone) = (Vec::with_capacity(taken.len()), Vec::new());
         for Taken { frame, id, hash, pixels } in taken {
@@ -175,7 +175,8 @@ impl Pipeline {
                 content_hash: *hash,
                 pixels,
             };
-            if probes.observe(&record, &task_of)? == Placement::HeldOut {
+            let task = register.task_of(frame.source, *id).unwrap_or(TaskId(0));
+            if probes.observe(*id, &meta_of(&record), pixels, task)? == Placement::HeldOut {
                 continue;
             }
             if let Decision::Stored { evicted: Some(old), .. } = self.buffer.offer(&record)? {
@@ -183,7 +184,7 @@ impl Pipeline {
             }
             for_training.push(pixels.clone());
         }
-        probes.commit()?;
+        probes.storage_mut().commit()?;
         drop(probes);
         drop(segmenter);
         self.forget_labels(&gone);
@@ -215,10 +216,12 @@ impl Pipeline {
             self.shared.events.tell(kind, message, json!(event));
             match event {
                 SegmentEvent::TaskClosed { task, .. } => self.mailbox.send(Command::TaskClosed(task)),
-                SegmentEvent::TasksMerged { kept, gone, .. } => self.mailbox.send(Command::TasksMerged { kept, gone }),
+                SegmentEvent::TaskOpened { task, .. } => self.mailbox.send(Command::TaskOpened(task)),
+                SegmentEvent::TasksMerged { gone, .. } => self.mailbox.send(Command::TaskGone(gone)),
                 SegmentEvent::TaskReturned { task, provisional, .. }
                 | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
-                    self.mailbox.send(Command::TasksMerged { kept: task, gone: provisional });
+                    self.mailbox.send(Command::TaskGone(provisional));
+                    self.mailbox.send(Command::TaskOpened(task));
                 }
                 _ => {}
             }
@@ -253,6 +256,11 @@ fn describe(event: SegmentEvent) -> (&'static str, String) {
         }
         other => ("segment", format!("{other:?}")),
     }
+}
+
+fn meta_of(record: &Record<'_>) -> SlotMeta {
+    let &Record { id, source, source_sequence, wall_time_ns, content_hash, .. } = record;
+    SlotMeta { id, source, source_sequence, wall_time_ns, content_hash, tag: 0 }
 }
 
 /// First 16 bytes of the BLAKE3 hash.
