@@ -10,3 +10,4 @@
 pub mod config;
 pub mod decode;
 pub mod encoder;
+pub mod stream;
