@@ -20,7 +20,7 @@ pub struct Walker {
     state: State,
     /// Offset of the next byte.
     at: usize,
-    /// Where the payload of the last segment began: a wrong length there may have swallowed the start of the next picture.
+    /// Where the length of the last segment began: a wrong one may have swallowed the start of the next picture.
     segment: usize,
 }
 
@@ -90,12 +90,14 @@ impl Walker {
             (State::EntropyCode, 0x00 | 0x01 | 0xd0..=0xd7) => State::Entropy,
             (State::Code | State::EntropyCode, 0x02..=0xbf | 0xd8) | (State::Code, 0x00) => return self.broken(),
             (State::Code | State::EntropyCode, code) => State::LengthHigh { scan: code == 0xda },
-            (State::LengthHigh { scan }, high) => State::LengthLow { scan, high },
+            (State::LengthHigh { scan }, high) => {
+                self.segment = self.at;
+                State::LengthLow { scan, high }
+            }
             (State::LengthLow { scan, high }, low) => {
                 let Some(left) = usize::from(u16::from_be_bytes([high, low])).checked_sub(2) else {
                     return self.broken();
                 };
-                self.segment = self.at + 1;
                 Self::within(scan, left)
             }
             _ => return self.broken(),
