@@ -32,5 +32,5 @@ pub use error::EvaluateError;
 pub use features::Features;
 pub use forgetting::ForgettingMonitor;
 pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
-pub use probes::{MemoryStorage, Placement, Probe, ProbeSets, ProbeStorage, StorageError};
+pub use probes::{MemoryStorage, Placement, ProbeSets, ProbeStorage, StorageError};
 pub use report::{ForgettingReport, Reason, TaskForgetting};

@@ -11,40 +11,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{EvaluateSettings, Seed};
 use crate::segment::TaskId;
-use crate::stream::{FrameId, SourceId};
+use crate::stream::FrameId;
 
 use super::EvaluateError;
 
 /// Why a storage could not do what it was asked.
 pub type StorageError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A frame that may become a probe.
-#[derive(Debug, Clone, Copy)]
-pub struct Probe<'a> {
-    pub frame: FrameId,
-    pub source: SourceId,
-    /// Nanoseconds since the Unix epoch.
-    pub wall_time_ns: i64,
-    /// RGB8 at the encoder's side, row after row.
-    pub image: &'a [u8],
-}
-
-/// Where probes are kept through restarts: numbered slots.
+/// Where probes are kept through restarts: numbered slots. When a change is durable is the storage's own affair.
 pub trait ProbeStorage {
+    /// What is kept beside an image.
+    type Meta;
+
     /// Slots there are.
     fn slots(&self) -> usize;
 
-    /// Keeps a probe in an empty slot.
+    /// Keeps an image (RGB8 at the encoder's side, row after row) in a slot, in place of what was there.
     ///
     /// # Errors
-    /// If it cannot be stored.
-    fn put(&mut self, slot: usize, probe: &Probe<'_>) -> Result<(), StorageError>;
+    /// If it cannot be stored; what was there then stays.
+    fn put(&mut self, slot: usize, frame: FrameId, meta: &Self::Meta, image: &[u8]) -> Result<(), StorageError>;
 
-    /// Empties a slot.
+    /// Empties slots.
     ///
     /// # Errors
     /// If that cannot be stored.
-    fn remove(&mut self, slot: usize) -> Result<(), StorageError>;
+    fn remove(&mut self, slots: &[usize]) -> Result<(), StorageError>;
 
     /// The image in a slot.
     ///
@@ -101,13 +93,10 @@ impl<S: ProbeStorage> ProbeSets<S> {
         let (slots, tasks) = (BTreeMap::new(), BTreeMap::new());
         let (holdout_ratio, per_task) = (settings.holdout_ratio, settings.probes_per_task);
         let mut sets = Self { storage, seed, holdout_ratio, per_task, capacity, slots, free, tasks };
-        for (slot, frame) in entries {
-            if sets.slots.contains_key(&frame) {
-                sets.empty(slot)?;
-            } else {
-                sets.slots.insert(frame, slot);
-            }
-        }
+        // A frame that is there twice is as good in either slot.
+        let twins: Vec<usize> =
+            entries.into_iter().filter_map(|(slot, frame)| sets.slots.insert(frame, slot)).collect();
+        sets.empty(&twins)?;
         sets.reassign(task_of)?;
         Ok(sets)
     }
@@ -116,25 +105,37 @@ impl<S: ProbeStorage> ProbeSets<S> {
     /// stays held.
     ///
     /// # Errors
-    /// [`EvaluateError::Storage`]; the frame is then not held.
-    pub fn observe(&mut self, probe: &Probe<'_>, task: TaskId) -> Result<Placement, EvaluateError> {
-        if self.slots.contains_key(&probe.frame) {
+    /// [`EvaluateError::Storage`]; the frame is then not held, and all others are as before.
+    pub fn observe(
+        &mut self,
+        frame: FrameId,
+        meta: &S::Meta,
+        image: &[u8],
+        task: TaskId,
+    ) -> Result<Placement, EvaluateError> {
+        if self.slots.contains_key(&frame) {
             return Ok(Placement::HeldOut);
         }
-        let Some(rank) = self.candidate(probe.frame) else { return Ok(Placement::Passed) };
-        if let Some(full) = self.full_set(task) {
-            let Some(&highest) = self.tasks.get(&full).and_then(BTreeSet::last) else { return Ok(Placement::Passed) };
-            if full == task && highest < rank {
-                return Ok(Placement::Passed);
-            }
-            self.drop_probe(full, highest)?;
+        let Some(rank) = self.candidate(frame) else { return Ok(Placement::Passed) };
+        let victim = match self.full_set(task) {
+            Some(full) => match self.tasks.get(&full).and_then(BTreeSet::last) {
+                Some(&highest) if full != task || rank < highest => Some((full, highest)),
+                _ => return Ok(Placement::Passed),
+            },
+            None => None,
+        };
+        let slot = match victim {
+            Some((_, highest)) => self.slots.get(&highest.1).copied(),
+            None => self.free.last().copied(),
+        };
+        let Some(slot) = slot else { return Ok(Placement::Passed) };
+        let put = self.storage.put(slot, frame, meta, image);
+        put.map_err(|source| EvaluateError::Storage { doing: "keeping a probe", source })?;
+        match victim {
+            Some((full, highest)) => _ = self.leave(full, highest),
+            None => _ = self.free.pop(),
         }
-        let Some(slot) = self.free.pop() else { return Ok(Placement::Passed) };
-        if let Err(source) = self.storage.put(slot, probe) {
-            self.free.push(slot);
-            return Err(EvaluateError::Storage { doing: "keeping a probe", source });
-        }
-        self.slots.insert(probe.frame, slot);
+        self.slots.insert(frame, slot);
         self.tasks.entry(task).or_default().insert(rank);
         Ok(Placement::HeldOut)
     }
@@ -146,25 +147,26 @@ impl<S: ProbeStorage> ProbeSets<S> {
     /// [`EvaluateError::Storage`].
     pub fn reassign(&mut self, task_of: impl Fn(FrameId) -> Option<TaskId>) -> Result<(), EvaluateError> {
         self.tasks.clear();
-        let frames: Vec<FrameId> = self.slots.keys().copied().collect();
-        for frame in frames {
+        let (held, unknown): (Vec<FrameId>, Vec<FrameId>) =
+            self.slots.keys().partition(|frame| task_of(**frame).is_some());
+        let mut vacant: Vec<usize> = unknown.iter().filter_map(|frame| self.slots.remove(frame)).collect();
+        for frame in held {
             let rank = self.rank(frame);
-            match task_of(frame) {
-                Some(task) => _ = self.tasks.entry(task).or_default().insert(rank),
-                None => self.forget(frame)?,
+            if let Some(task) = task_of(frame) {
+                self.tasks.entry(task).or_default().insert(rank);
             }
         }
-        self.trim()
+        while let Some((task, highest)) = self.surplus() {
+            vacant.extend(self.leave(task, highest));
+        }
+        self.empty(&vacant)
     }
 
-    fn trim(&mut self) -> Result<(), EvaluateError> {
-        loop {
-            let largest = self.largest().filter(|_| self.slots.len() > self.capacity);
-            let over = self.tasks.iter().find(|(_, set)| set.len() > self.per_task).map(|(task, _)| *task);
-            let Some(task) = over.or(largest) else { return Ok(()) };
-            let Some(&highest) = self.tasks.get(&task).and_then(BTreeSet::last) else { return Ok(()) };
-            self.drop_probe(task, highest)?;
-        }
+    /// The probe that must go first for the limits to hold; none where they do.
+    fn surplus(&self) -> Option<(TaskId, Rank)> {
+        let over = self.tasks.iter().find(|(_, set)| set.len() > self.per_task).map(|(task, _)| *task);
+        let task = over.or_else(|| self.largest().filter(|_| self.slots.len() > self.capacity))?;
+        Some((task, *self.tasks.get(&task)?.last()?))
     }
 
     /// The set that must give a probe up before `task` gets another; none while there is room.
@@ -196,28 +198,24 @@ impl<S: ProbeStorage> ProbeSets<S> {
         (self.seed.random("probe-rank", frame.0).next_u64(), frame)
     }
 
-    fn drop_probe(&mut self, task: TaskId, rank: Rank) -> Result<(), EvaluateError> {
-        self.forget(rank.1)?;
+    /// Takes a probe out of its set and of the index; the slot it had.
+    fn leave(&mut self, task: TaskId, rank: Rank) -> Option<usize> {
         if let Some(set) = self.tasks.get_mut(&task) {
             set.remove(&rank);
             if set.is_empty() {
                 self.tasks.remove(&task);
             }
         }
-        Ok(())
+        self.slots.remove(&rank.1)
     }
 
-    fn forget(&mut self, frame: FrameId) -> Result<(), EvaluateError> {
-        if let Some(&slot) = self.slots.get(&frame) {
-            self.empty(slot)?;
-            self.slots.remove(&frame);
+    fn empty(&mut self, slots: &[usize]) -> Result<(), EvaluateError> {
+        if slots.is_empty() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn empty(&mut self, slot: usize) -> Result<(), EvaluateError> {
-        self.storage.remove(slot).map_err(|source| EvaluateError::Storage { doing: "removing a probe", source })?;
-        self.free.push(slot);
+        let removed = self.storage.remove(slots);
+        removed.map_err(|source| EvaluateError::Storage { doing: "removing probes", source })?;
+        self.free.extend(slots);
         Ok(())
     }
 
@@ -277,21 +275,21 @@ impl MemoryStorage {
 }
 
 impl ProbeStorage for MemoryStorage {
+    type Meta = ();
+
     fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    fn put(&mut self, slot: usize, probe: &Probe<'_>) -> Result<(), StorageError> {
-        let place = self.slots.get_mut(slot).ok_or("there is no such slot")?;
-        if place.is_some() {
-            return Err("the slot is in use".into());
-        }
-        *place = Some((probe.frame, probe.image.to_vec()));
+    fn put(&mut self, slot: usize, frame: FrameId, _meta: &(), image: &[u8]) -> Result<(), StorageError> {
+        *self.slots.get_mut(slot).ok_or("there is no such slot")? = Some((frame, image.to_vec()));
         Ok(())
     }
 
-    fn remove(&mut self, slot: usize) -> Result<(), StorageError> {
-        *self.slots.get_mut(slot).ok_or("there is no such slot")? = None;
+    fn remove(&mut self, slots: &[usize]) -> Result<(), StorageError> {
+        for &slot in slots {
+            *self.slots.get_mut(slot).ok_or("there is no such slot")? = None;
+        }
         Ok(())
     }
 
@@ -327,8 +325,7 @@ mod tests {
 
     fn observe(sets: &mut ProbeSets<MemoryStorage>, frame: u64, task: u32) -> Placement {
         let image = [frame as u8; 12];
-        let probe = Probe { frame: FrameId(frame), source: SourceId(0), wall_time_ns: 0, image: &image };
-        sets.observe(&probe, TaskId(task)).unwrap()
+        sets.observe(FrameId(frame), &(), &image, TaskId(task)).unwrap()
     }
 
     fn sizes(sets: &ProbeSets<MemoryStorage>) -> Vec<usize> {
@@ -418,14 +415,15 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_storage_says_what_failed_and_the_frame_is_not_held() {
+    fn an_error_of_the_storage_says_what_failed_and_leaves_all_as_it_was() {
         let mut sets = empty(7);
-        // Someone else fills the slot that comes next.
-        let intruder = Probe { frame: FrameId(9999), source: SourceId(0), wall_time_ns: 0, image: &[] };
-        sets.storage.put(0, &intruder).unwrap();
-        let frame = (0..).map(FrameId).find(|&frame| sets.candidate(frame).is_some()).unwrap();
-        let error = sets.observe(&Probe { frame, ..intruder }, TaskId(1)).unwrap_err();
+        (0..1000).for_each(|frame| _ = observe(&mut sets, frame, frame as u32 / 200));
+        let before = sets.by_task();
+        sets.storage.slots.clear();
+        let newcomer = (1000..).map(FrameId).find(|&frame| sets.candidate(frame).is_some()).unwrap();
+        let error = sets.observe(newcomer, &(), &[], TaskId(9)).unwrap_err();
         assert_eq!(error.code(), "probe-storage");
-        assert!(error.to_string().starts_with("keeping a probe failed") && !sets.contains(frame));
+        assert!(error.to_string().starts_with("keeping a probe failed"));
+        assert_eq!(sets.by_task(), before);
     }
 }
