@@ -1,3 +1,5 @@
+//! What can go wrong in this room.
+
 use super::probes::StorageError;
 
 /// What can go wrong when probes are kept or measured.

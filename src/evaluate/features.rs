@@ -1,3 +1,5 @@
+//! A table of embeddings, and the few products of rows that the measures share.
+
 use super::EvaluateError;
 
 /// Embeddings of n images, (n, width), row after row.

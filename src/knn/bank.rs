@@ -1,3 +1,5 @@
+//! The bank: immutable embeddings in blocks that successive banks share.
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! What can go wrong in this room.
+
 use crate::stream::FrameId;
 
 use super::labels::MAX_LABEL_BYTES;
