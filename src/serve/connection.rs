@@ -76,7 +76,9 @@ pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) 
     );
     let talk = async {
         let mut heard = [0; 1024];
-        stream.read(&mut heard).await?;
+        if stream.read(&mut heard).await? == 0 {
+            return Ok(());
+        }
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         while stream.read(&mut heard).await? > 0 {}

@@ -154,3 +154,49 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput, NotConnected};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | InvalidInput | NotConnected)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+    use crate::config::{DecodeSettings, ServeSettings};
+
+    /// Fails every time, at once.
+    struct Failing(ErrorKind, Arc<AtomicUsize>);
+
+    impl Inlet for Failing {
+        type Stream = DuplexStream;
+
+        async fn accept(&self) -> io::Result<DuplexStream> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            // A socket's accept gives way to other tasks; so must this one.
+            tokio::task::yield_now().await;
+            Err(self.0.into())
+        }
+    }
+
+    /// How often a listener that always fails is asked within three pauses.
+    async fn attempts(kind: ErrorKind) -> usize {
+        let (count, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+        let limits = Limits::new(&ServeSettings::default(), &DecodeSettings::default());
+        let terms =
+            Arc::new(Terms { router: Router::new(), limits, stop: stop.clone(), kill: CancellationToken::new() });
+        let door = Door::Tcp(OwnNames::of(([127, 0, 0, 1], 1).into()));
+        let (inlet, connections) = (Failing(kind, Arc::clone(&count)), TaskTracker::new());
+        let end = async {
+            sleep(ACCEPT_PAUSE * 3).await;
+            stop.cancel();
+        };
+        tokio::join!(accept(inlet, door, &terms, &connections), end);
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_lack_of_files_is_waited_out_and_a_client_that_left_is_not() {
+        assert!((1..=5).contains(&attempts(ErrorKind::Other).await), "the loop pauses");
+        assert!(attempts(ErrorKind::ConnectionAborted).await > 5, "the loop goes on");
+    }
+}

@@ -21,43 +21,59 @@ use crate::daemon::answers::AnswerError;
 /// Media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// A problem as it travels.
+/// A problem. Its type and its title follow from its code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Wire", into = "Wire")]
 pub struct Problem {
-    /// A URN that ends in the code.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The kind of problem for people; the same every time.
-    pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What is wrong this time, and where.
-    pub detail: String,
     /// Stable name: clients may act on it.
     pub code: String,
+    /// What is wrong this time, and where.
+    pub detail: String,
     /// The parameter, JSON field or header at fault.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     /// What to do about it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// Sent as the header `Retry-After`.
-    #[serde(skip)]
+    /// Sent as the header `Retry-After`, not in the body.
     retry_after_seconds: Option<u32>,
+}
+
+/// A problem as it travels.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    /// A URN that ends in the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind of problem for people; the same every time.
+    title: String,
+    status: u16,
+    detail: String,
+    code: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+impl From<Problem> for Wire {
+    fn from(problem: Problem) -> Self {
+        let Problem { status, code, detail, field, remedy, .. } = problem;
+        Self { kind: format!("urn:lumpd:problem:{code}"), title: title(&code), status, detail, code, field, remedy }
+    }
+}
+
+impl From<Wire> for Problem {
+    fn from(wire: Wire) -> Self {
+        let Wire { status, code, detail, field, remedy, .. } = wire;
+        Self { status, code, detail, field, remedy, retry_after_seconds: None }
+    }
 }
 
 impl Problem {
     pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
-        Self {
-            kind: format!("urn:lumpd:problem:{code}"),
-            title: title(code),
-            status,
-            detail: detail.into(),
-            code: code.into(),
-            field: None,
-            remedy: None,
-            retry_after_seconds: None,
-        }
+        let (code, detail) = (code.into(), detail.into());
+        Self { status, code, detail, field: None, remedy: None, retry_after_seconds: None }
     }
 
     pub fn field(mut self, name: impl Into<String>) -> Self {

@@ -118,8 +118,9 @@ impl Reply {
         assert!(self.head.contains("x-content-type-options: nosniff"), "{}", self.head);
         let problem: super::Problem = serde_json::from_str(&body).unwrap();
         assert_eq!(problem.status, status);
-        assert_eq!(problem.kind, format!("urn:lumpd:problem:{}", problem.code));
-        assert!(!problem.title.is_empty() && !problem.detail.is_empty(), "{body}");
+        let whole: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(whole["type"], format!("urn:lumpd:problem:{}", problem.code));
+        assert!(whole["title"].as_str().is_some_and(|title| !title.is_empty()) && !problem.detail.is_empty(), "{body}");
         (problem.code, problem.field)
     }
 }

@@ -34,7 +34,10 @@ impl Socket {
         // Made under another name and moved into place when it is ready, so that nobody finds it with wider permissions, and a
         // stale one is replaced in one step.
         let new = path.with_file_name(format!(".{}", std::process::id()));
-        let _ = fs::remove_file(&new);
+        // One that a process of the same number left behind.
+        if fs::symlink_metadata(&new).is_ok_and(|left| left.file_type().is_socket()) {
+            let _ = fs::remove_file(&new);
+        }
         let listener = UnixListener::bind(&new).map_err(failed)?;
         let file = place(&new, path).map_err(|source| {
             let _ = fs::remove_file(&new);

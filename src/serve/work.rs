@@ -60,7 +60,13 @@ mod tests {
         let gate = Arc::new(std::sync::Mutex::new(gate));
         let start = || {
             let (work, gate) = (Arc::clone(&work), Arc::clone(&gate));
-            tokio::spawn(async move { work.run(None, move || Ok(gate.lock().unwrap().recv().unwrap())).await })
+            tokio::spawn(async move {
+                work.run(None, move || {
+                    gate.lock().unwrap().recv().unwrap();
+                    Ok(())
+                })
+                .await
+            })
         };
         let (first, second) = (start(), start());
         while work.admitted.available_permits() > 0 {
