@@ -126,7 +126,7 @@ mod tests {
         let mut duplicates = NearDuplicates::default();
         assert!((0..200).all(|i| !duplicates.is_duplicate(&noise(i, 0.3))));
         let scene = noise(1000, 0.3);
-        let still = |i| scene.iter().zip(noise(2000 + i, 0.01)).map(|(x, n)| x + n).collect::<Vec<f32>>();
+        let still = |i: u64| scene.iter().zip(noise(2000 + i, 0.01)).map(|(x, n)| x + n).collect::<Vec<f32>>();
         assert!(!duplicates.is_duplicate(&still(0)));
         assert!((1..5000).all(|i| duplicates.is_duplicate(&still(i))));
         assert!(!duplicates.is_duplicate(&noise(3000, 0.3)));
