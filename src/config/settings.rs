@@ -83,7 +83,7 @@ impl Default for DeviceSettings {
 }
 
 /// One `[[source]]`. Flat, so that an unknown key or a wrong type is reported with its line, column and caret; which keys
-/// belong to which kind is checked by [`SourceSettings::inlet`].
+/// belong to which kind is checked where sources are opened (`stream::open`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
