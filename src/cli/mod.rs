@@ -18,10 +18,16 @@ use clap::{Parser, Subcommand};
 
 mod completions;
 mod configuration;
+pub mod demo;
+mod devices;
 mod exit;
+mod feed;
 mod man;
 mod png;
+pub mod run;
 mod simulate;
+mod stop;
+mod validate;
 
 pub use configuration::ConfigurationArguments;
 pub use exit::{Exit, code, report};
@@ -31,9 +37,9 @@ Examples:
   lumpd demo                                  a simulated camera, learnt from while you watch
   lumpd run --watch /srv/camera               learn from a folder of images
   lumpd run --config lumpd.toml               the same, with every setting in a file
-  lumpd feed holiday/ --tcp 127.0.0.1:7718    send a folder's images to a running daemon
+  lumpd feed holiday/ --to tcp:127.0.0.1:7718 send a folder's images to a running daemon
   lumpd query image.jpg                       which images seen so far look most like this one
-  ffmpeg -i rtsp://camera -f image2pipe -c:v mjpeg - | lumpd feed -
+  ffmpeg -i rtsp://camera -f image2pipe -c:v mjpeg - | lumpd feed - --config lumpd.toml
 
 Exit codes: 0 success, 1 other failure, 2 wrong usage, 69 daemon unreachable, 74 input/output, 75 try again later,
 78 configuration.";
@@ -48,6 +54,12 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Send images to a running daemon
+    Feed(feed::Arguments),
+    /// Check a configuration, and show what it will cost
+    Validate(validate::Arguments),
+    /// List what this build can train on, on this machine
+    Devices(devices::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Print the completion script of a shell
@@ -63,6 +75,9 @@ impl CommandLine {
     /// Whatever the verb met; [`code`] gives the exit code.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         match &self.verb {
+            Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Validate(arguments) => validate::run(arguments, out),
+            Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),
