@@ -84,7 +84,9 @@ pub fn run(options: &Options) -> Result<String, String> {
             std::thread::sleep(due.saturating_sub(start.elapsed()));
             let name = file.rsplit('/').next().unwrap_or(file);
             let part = watched.join(format!("{name}.part"));
-            fs::copy(root.join(file), &part).and_then(|_| fs::rename(&part, watched.join(name))).map_err(|e| e.to_string())?;
+            fs::copy(root.join(file), &part)
+                .and_then(|_| fs::rename(&part, watched.join(name)))
+                .map_err(|e| e.to_string())?;
             fed += 1;
         }
     }

@@ -47,7 +47,13 @@ pub struct Run {
 
 impl Run {
     /// The figures of the run, for people.
-    pub fn report(&self, daemon: &Daemon, untrained: &Daemon, bank: &Labelled, test: &Labelled) -> Result<String, String> {
+    pub fn report(
+        &self,
+        daemon: &Daemon,
+        untrained: &Daemon,
+        bank: &Labelled,
+        test: &Labelled,
+    ) -> Result<String, String> {
         let status = daemon.status()?;
         let found = boundaries(&daemon.request("GET", "/v1/tasks?limit=1000", &[])?);
         let learn = &status["learn"];
@@ -58,7 +64,10 @@ impl Run {
         let uptime = status["uptime_seconds"].as_f64().unwrap_or(f64::NAN);
         let lines = [
             ("frames in", format!("{} in {seconds:.1} s: {:.1} a second", self.frames, self.frames as f64 / seconds)),
-            ("training", format!("{steps} steps in {uptime:.0} s: {:.2} a second; loss {}", steps / uptime, learn["loss"])),
+            (
+                "training",
+                format!("{steps} steps in {uptime:.0} s: {:.2} a second; loss {}", steps / uptime, learn["loss"]),
+            ),
             ("skipped for training", learn["skipped_for_training"].to_string()),
             ("changes (truth)", format!("{:?}", self.truth)),
             ("boundaries found", format!("{found:?}")),
@@ -77,7 +86,8 @@ impl Run {
 
 /// First frames of every task span but the stream's first, in order.
 fn boundaries(tasks: &Value) -> Vec<u64> {
-    let spans = tasks["tasks"].as_array().into_iter().flatten().flat_map(|t| t["spans"].as_array().into_iter().flatten());
+    let spans =
+        tasks["tasks"].as_array().into_iter().flatten().flat_map(|t| t["spans"].as_array().into_iter().flatten());
     let mut starts: Vec<u64> = spans.filter_map(|span| span["first_frame"].as_u64()).collect();
     starts.sort_unstable();
     starts.drain(..starts.len().min(1));

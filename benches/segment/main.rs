@@ -41,7 +41,9 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| only.iter().any(|n| n == name));
-    println!("stream       F1     (naive)  P     R     delay p50/p90  position p50/p90  covering  false/10k  withdrawn");
+    println!(
+        "stream       F1     (naive)  P     R     delay p50/p90  position p50/p90  covering  false/10k  withdrawn"
+    );
     for (name, repeats, make) in rows() {
         if wanted(name) {
             row(&pool, name, repeats, make, arguments.seeds);
@@ -229,7 +231,9 @@ fn null(pool: &Pool, target: u64) {
     let alarms: usize = counts.iter().map(|count| count.0).sum();
     let warnings: u64 = counts.iter().map(|count| count.1).sum();
     let measured = if alarms == 0 { "more than 480000".into() } else { (480_000 / alarms).to_string() };
-    println!("null          asked {target}, measured {measured} images between false alarms ({alarms}); {warnings} warnings");
+    println!(
+        "null          asked {target}, measured {measured} images between false alarms ({alarms}); {warnings} warnings"
+    );
 }
 
 /// Time per image on one thread.
@@ -264,7 +268,8 @@ fn calibrate(pool: &Pool) {
                 let frames = pool.changeless(run);
                 let mut detector = DyadicT2::with_thresholds(threshold, threshold);
                 let alarms = frames.iter().filter(|frame| {
-                    detector.update(frame) == Verdict::Drift && detector.change().is_some_and(|change| !change.continues)
+                    detector.update(frame) == Verdict::Drift
+                        && detector.change().is_some_and(|change| !change.continues)
                 });
                 (alarms.count(), frames.len())
             })

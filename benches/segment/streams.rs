@@ -250,7 +250,15 @@ fn transform(image: &[u8], domain: usize, number: u64) -> Vec<u8> {
 fn blur(image: &[u8], sigma: f64) -> Vec<u8> {
     let weights: Vec<f64> = (-3i32..=3).map(|d| (-f64::from(d * d) / (2.0 * sigma * sigma)).exp()).collect();
     let sum: f64 = weights.iter().sum();
-    let mirror = |at: i32| (if at < 0 { -1 - at } else if at > 31 { 63 - at } else { at }) as usize;
+    let mirror = |at: i32| {
+        (if at < 0 {
+            -1 - at
+        } else if at > 31 {
+            63 - at
+        } else {
+            at
+        }) as usize
+    };
     let pass = |source: &[f64], along_rows: bool| -> Vec<f64> {
         let tap = |i: usize, d: i32| {
             let (row, column) = (i / 3 / SIDE, i / 3 % SIDE);

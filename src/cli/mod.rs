@@ -21,19 +21,25 @@ mod classify;
 mod client;
 mod completions;
 mod configuration;
+pub mod demo;
+mod devices;
 mod exit;
+mod feed;
 mod forgetting;
 mod label;
 mod man;
 mod png;
 mod query;
+pub mod run;
 mod simulate;
 mod sources;
 mod status;
+mod stop;
 mod table;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod validate;
 
 pub use api::ApiArguments;
 pub use client::{Address, Client, ClientError};
@@ -45,9 +51,9 @@ Examples:
   lumpd demo                                  a simulated camera, learnt from while you watch
   lumpd run --watch /srv/camera               learn from a folder of images
   lumpd run --config lumpd.toml               the same, with every setting in a file
-  lumpd feed holiday/ --tcp 127.0.0.1:7718    send a folder's images to a running daemon
+  lumpd feed holiday/ --to tcp:127.0.0.1:7718 send a folder's images to a running daemon
   lumpd query image.jpg                       which images seen so far look most like this one
-  ffmpeg -i rtsp://camera -f image2pipe -c:v mjpeg - | lumpd feed -
+  ffmpeg -i rtsp://camera -f image2pipe -c:v mjpeg - | lumpd feed - --config lumpd.toml
 
 Exit codes: 0 success, 1 other failure, 2 wrong usage, 69 daemon unreachable, 74 input/output, 75 try again later,
 78 configuration.";
@@ -76,6 +82,12 @@ enum Verb {
     Label(label::Arguments),
     /// Tell what an image is, by its labelled neighbours
     Classify(classify::Arguments),
+    /// Send images to a running daemon
+    Feed(feed::Arguments),
+    /// Check a configuration, and show what it will cost
+    Validate(validate::Arguments),
+    /// List what this build can train on, on this machine
+    Devices(devices::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Print the completion script of a shell
@@ -98,6 +110,9 @@ impl CommandLine {
             Verb::Forgetting(arguments) => forgetting::run(arguments, out),
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
+            Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Validate(arguments) => validate::run(arguments, out),
+            Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),

@@ -106,7 +106,8 @@ impl Learner {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
         ready();
         loop {
-            let Wake { commands, images, .. } = self.mailbox.wait(self.settings.learn.batch, BATCH_PATIENCE, self.nap());
+            let Wake { commands, images, .. } =
+                self.mailbox.wait(self.settings.learn.batch, BATCH_PATIENCE, self.nap());
             let mut closed = Vec::new();
             for command in commands {
                 match command {
@@ -272,7 +273,8 @@ impl Learner {
             published.bank.len(),
             took.as_secs_f64()
         );
-        let data = json!({ "version": version, "encoder": encoder.to_string(), "step": step, "images": published.bank.len() });
+        let data =
+            json!({ "version": version, "encoder": encoder.to_string(), "step": step, "images": published.bank.len() });
         self.shared.events.tell("version-published", message, data);
         Ok(published)
     }

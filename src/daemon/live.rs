@@ -13,8 +13,8 @@ use super::answers::{
     AnswerError, Answers, BufferStatus, Classification, Embedding, Events, Filter, Ingested, Label, LabelChange,
     LabelCount, Neighbours, PostedFrame, Readiness, SourceStatus, Status, StoredImage, Subject, TaskStatus,
 };
-use super::mailbox::Mailbox;
 use super::learner::Command;
+use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
 use super::published::{Input, Published};

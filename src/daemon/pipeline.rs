@@ -167,14 +167,8 @@ impl Pipeline {
         let (mut for_training, mut gone) = (Vec::with_capacity(taken.len()), Vec::new());
         for Taken { frame, id, hash, pixels } in taken {
             let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
-            let record = Record {
-                id: *id,
-                source: frame.source,
-                source_sequence: 0,
-                wall_time_ns,
-                content_hash: *hash,
-                pixels,
-            };
+            let record =
+                Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels };
             let task = register.task_of(frame.source, *id).unwrap_or(TaskId(0));
             if probes.observe(*id, &meta_of(&record), pixels, task)? == Placement::HeldOut {
                 continue;
@@ -245,9 +239,10 @@ fn describe(event: SegmentEvent) -> (&'static str, String) {
         SegmentEvent::TaskOpened { task, first, detected_at, .. } => {
             ("task-opened", format!("task {task} began with frame {first}, noticed at frame {detected_at}"))
         }
-        SegmentEvent::TaskReturned { task, first, provisional, .. } => {
-            ("task-returned", format!("task {task} is back since frame {first} (it was called task {provisional} until now)"))
-        }
+        SegmentEvent::TaskReturned { task, first, provisional, .. } => (
+            "task-returned",
+            format!("task {task} is back since frame {first} (it was called task {provisional} until now)"),
+        ),
         SegmentEvent::BoundaryWithdrawn { task, first, .. } => {
             ("boundary-withdrawn", format!("task {task} goes on: nothing changed at frame {first}"))
         }

@@ -171,8 +171,10 @@ impl Publisher {
             frames.extend(batch.ids);
         }
         let metas = frames.iter().map(|&frame| self.buffer.meta(frame));
-        let new: Vec<NewRow<'_>> =
-            metas.zip(rows.chunks_exact(embedder.features())).filter_map(|(meta, row)| Some(row_of(&meta?, row))).collect();
+        let new: Vec<NewRow<'_>> = metas
+            .zip(rows.chunks_exact(embedder.features()))
+            .filter_map(|(meta, row)| Some(row_of(&meta?, row)))
+            .collect();
         Ok(bank.with_changes(removed, &new)?)
     }
 }

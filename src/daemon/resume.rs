@@ -108,7 +108,8 @@ impl Checkpoints {
         let mut files: BTreeMap<String, Vec<u8>> = trainer.save()?.into_iter().collect();
         files.insert(SEGMENT_FILE.into(), state.segment);
         files.extend(state.monitor.map(|bytes| (MONITOR_FILE.to_owned(), bytes)));
-        let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        let borrowed: Vec<(&str, &[u8])> =
+            files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         let meta = json!({ "encoder_version": state.version, "lumpd": env!("CARGO_PKG_VERSION") });
         let generation = self.generations.write(trainer.steps(), &borrowed, &meta)?;
         self.last = Some(generation.step);

@@ -10,8 +10,8 @@
 //! ```
 
 mod backends;
-pub mod kernels;
 mod host;
+pub mod kernels;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};

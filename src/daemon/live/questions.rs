@@ -23,8 +23,7 @@ impl Live {
         let published = self.published()?;
         let query = self.vector(&published, subject)?;
         let admits = self.admission(subject, filter)?;
-        let nearest =
-            published.bank.nearest(&query, k.unwrap_or(self.config.knn.k), admits).map_err(internal)?;
+        let nearest = published.bank.nearest(&query, k.unwrap_or(self.config.knn.k), admits).map_err(internal)?;
         Ok(Neighbours {
             encoder: published.encoder.to_string(),
             encoder_version: published.version,
@@ -207,4 +206,3 @@ fn undecodable(error: &DecodeError) -> AnswerError {
 fn internal(error: impl std::fmt::Display) -> AnswerError {
     AnswerError::Internal { detail: error.to_string() }
 }
-

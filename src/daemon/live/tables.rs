@@ -106,7 +106,11 @@ impl Live {
                 id: task.id.0,
                 name: task.name.clone(),
                 first_frame: spans.first().map_or(0, |span| span.first.0),
-                last_frame: spans.last().and_then(|span| span.last).or(self.newest_frame(&segmenter, task)).map_or(0, |f| f.0),
+                last_frame: spans
+                    .last()
+                    .and_then(|span| span.last)
+                    .or(self.newest_frame(&segmenter, task))
+                    .map_or(0, |f| f.0),
                 frames: task.frames,
                 current: current.contains(&task.id.0),
                 returns: task.returns,

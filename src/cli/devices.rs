@@ -1,0 +1,44 @@
+//! `lumpd devices`: what this build can train on, on this machine.
+
+use std::io::Write;
+
+use clap::Args;
+
+use crate::config::Bytes;
+use crate::device::{DeviceInfo, describe};
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
+    let inventory = describe();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&inventory)?)?;
+        return Ok(());
+    }
+    for device in &inventory.devices {
+        writeln!(out, "{}", line(device))?;
+    }
+    for reason in &inventory.missing {
+        writeln!(out, "not found: {reason}")?;
+    }
+    Ok(())
+}
+
+fn line(device: &DeviceInfo) -> String {
+    let mut line = format!("{}:{}  {}", device.backend, device.ordinal, device.name);
+    if let Some(cores) = device.cores {
+        line += &format!(", {cores} threads");
+    }
+    if let Some(bytes) = device.memory_bytes {
+        line += &format!(", {}", Bytes(bytes));
+    }
+    if !device.features.is_empty() {
+        line += &format!(", {}", device.features.join(" "));
+    }
+    line
+}
