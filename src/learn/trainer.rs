@@ -200,7 +200,7 @@ impl Trainer {
     /// # Errors
     /// Where the device fails.
     pub fn at_boundary(&mut self) -> Result<(), LearnError> {
-        Ok(self.strategy.at_boundary(self.backbone.parameters())?)
+        Ok(self.strategy.at_boundary(self.backbone.as_ref())?)
     }
 
     /// One gradient step on images of the stream and of the memory: packed RGB8, each image side x side x 3 bytes; either may be
@@ -237,7 +237,7 @@ impl Trainer {
         let features = self.backbone.forward(&Tensor::cat(&[&views.first, &views.second], 0)?, 2)?;
         seconds.forward = clock.lap();
         let leaf = Var::from_tensor(&features.detach())?;
-        let loss = self.loss(&leaf)?;
+        let loss = self.loss(views, &leaf)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
             return self.reject(images, value, Skip::LossNotFinite, &before);
@@ -297,10 +297,10 @@ impl Trainer {
         Ok(Some(self.views.pair(images, &mut self.seed.random(purpose, counter), device)?))
     }
 
-    fn loss(&self, features: &Tensor) -> Result<Tensor, LearnError> {
+    fn loss(&self, views: &Views, features: &Tensor) -> Result<Tensor, LearnError> {
         let (first, second) = halves(features)?;
         let loss = self.objective.loss(&self.head, &first, &second)?;
-        match self.strategy.extra_loss(&self.head, &first, &second)? {
+        match self.strategy.extra_loss(views, [&first, &second], &self.head)? {
             Some(extra) => Ok((loss + extra)?),
             None => Ok(loss),
         }

@@ -1,6 +1,8 @@
 //! The learner's numbers against PyTorch's: `tests/parity/make_reference.py` made them, in float64.
 //!
 //! In f64 both agree to a relative error of 1e-9 (of the whole tensor, in the L2 norm); in f32, which is what trains, to 1e-5.
+//! Only the f32 gradient of the whole encoder may differ by 5e-5: PyTorch's own in f32 is 0.6e-5 to 3.2e-5 from its f64 on
+//! networks of this size.
 
 use std::collections::BTreeMap;
 
@@ -136,6 +138,7 @@ fn the_gradient_of_the_encoder_is_that_of_pytorch() {
         let (first, second) = (leaf.narrow(0, 0, 5).unwrap(), leaf.narrow(0, 5, 5).unwrap());
         let gradients = objective.loss(&head, &first, &second).unwrap().backward().unwrap();
         let gradient = network.backward(gradients.get(&leaf).unwrap()).unwrap();
+        let tolerance = if dtype == DType::F32 { 5.0 * tolerance } else { tolerance };
         assert_close("gradient", &gradient, &reference.flat("gradient.", network.layout()), tolerance);
     }
 }
@@ -165,10 +168,15 @@ fn the_objectives_and_their_gradients_are_those_of_pytorch() {
                 let theirs = reference.get(&format!("{name}.{view}.gradient"));
                 assert_close(&format!("{name} {view}"), gradients.get(var).unwrap(), theirs, tolerance);
             }
-            for (parameter, var) in head.variables() {
-                let theirs = reference.get(&format!("{name}.gradient.{parameter}"));
-                assert_close(&format!("{name} {parameter}"), gradients.get(var).unwrap(), theirs, tolerance);
-            }
+            // As one vector: a parameter that the next batch norm cancels has the gradient 0, whose relative error says nothing.
+            let join = |of: &dyn Fn(&str, &Var) -> Tensor| {
+                let parts: Vec<Tensor> =
+                    head.variables().iter().map(|(name, var)| of(name, var).flatten_all().unwrap()).collect();
+                Tensor::cat(&parts, 0).unwrap()
+            };
+            let ours = join(&|_, var| gradients.get(var).unwrap().clone());
+            let theirs = join(&|parameter, _| reference.get(&format!("{name}.gradient.{parameter}")).clone());
+            assert_close(&format!("{name} head"), &ours, &theirs, tolerance);
         }
     }
 }

@@ -13,7 +13,7 @@ use candle_core::{Result, Tensor};
 
 use super::views::Views;
 use crate::config::{LearnSettings, Random, StrategyKind};
-use crate::encoder::Head;
+use crate::encoder::{Backbone, Head};
 
 pub use finetune::Finetune;
 pub use lump::Lump;
@@ -43,11 +43,11 @@ pub trait Strategy: Send {
     /// Where the device fails.
     fn compose(&self, stream: Option<Views>, replay: Option<Views>, random: &mut Random) -> Result<Option<Views>>;
 
-    /// A scalar added to the loss, of the features (n, features) of the composed views.
+    /// A scalar added to the loss: of the composed views and the features (n, features) of each.
     ///
     /// # Errors
     /// Where the device fails.
-    fn extra_loss(&self, _head: &Head, _first: &Tensor, _second: &Tensor) -> Result<Option<Tensor>> {
+    fn extra_loss(&self, _views: &Views, _features: [&Tensor; 2], _head: &Head) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
@@ -67,11 +67,11 @@ pub trait Strategy: Send {
         Ok(())
     }
 
-    /// A task has ended; `parameters` are flat.
+    /// A task has ended, and the network is what it taught.
     ///
     /// # Errors
     /// Where the device fails.
-    fn at_boundary(&mut self, _parameters: &Tensor) -> Result<()> {
+    fn at_boundary(&mut self, _backbone: &dyn Backbone) -> Result<()> {
         Ok(())
     }
 
