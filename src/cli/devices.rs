@@ -4,8 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use crate::config::Bytes;
-use crate::device::{DeviceInfo, describe};
+use crate::device::describe;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -21,24 +20,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         return Ok(());
     }
     for device in &inventory.devices {
-        writeln!(out, "{}", line(device))?;
+        writeln!(out, "{device}")?;
     }
     for reason in &inventory.missing {
         writeln!(out, "not found: {reason}")?;
     }
     Ok(())
-}
-
-fn line(device: &DeviceInfo) -> String {
-    let mut line = format!("{}:{}  {}", device.backend, device.ordinal, device.name);
-    if let Some(cores) = device.cores {
-        line += &format!(", {cores} threads");
-    }
-    if let Some(bytes) = device.memory_bytes {
-        line += &format!(", {}", Bytes(bytes));
-    }
-    if !device.features.is_empty() {
-        line += &format!(", {}", device.features.join(" "));
-    }
-    line
 }

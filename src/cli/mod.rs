@@ -21,7 +21,7 @@ mod classify;
 mod client;
 mod completions;
 mod configuration;
-pub mod demo;
+mod demo;
 mod devices;
 mod exit;
 mod feed;
@@ -30,7 +30,8 @@ mod label;
 mod man;
 mod png;
 mod query;
-pub mod run;
+mod run;
+mod service;
 mod simulate;
 mod sources;
 mod status;
@@ -68,6 +69,10 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the daemon: take images in, learn, answer
+    Run(run::Arguments),
+    /// Watch it learn from a simulated camera
+    Demo(demo::Arguments),
     /// Show how the daemon is doing
     Status(status::Arguments),
     /// Show every source, what came in and what was refused
@@ -103,6 +108,8 @@ impl CommandLine {
     /// Whatever the verb met; [`code`] gives the exit code.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         match &self.verb {
+            Verb::Run(arguments) => run::run(arguments, out, service::start),
+            Verb::Demo(arguments) => demo::run(arguments, out, service::start),
             Verb::Status(arguments) => status::run(arguments, out),
             Verb::Sources(arguments) => sources::run(arguments, out),
             Verb::Query(arguments) => query::run(arguments, out),

@@ -69,7 +69,7 @@ fn print_list(list: &TaskList, out: &mut dyn Write) -> io::Result<()> {
             task.last_frame.to_string(),
             task.spans.len().to_string(),
             task.probes.to_string(),
-            or_dash(task.spans.first().map(|span| time(span.started_at))),
+            or_dash(task.spans.first().and_then(|span| span.started_at).map(time)),
             remark(task),
         ]);
     }
@@ -77,10 +77,11 @@ fn print_list(list: &TaskList, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn remark(task: &TaskStatus) -> String {
-    match (task.current, task.returned_from) {
-        (true, Some(other)) => format!("current, back after task {other}"),
-        (true, None) => "current".into(),
-        (false, _) => String::new(),
+    match (task.current, task.returns) {
+        (true, 0) => "current".into(),
+        (true, times) => format!("current, came back {times} times"),
+        (false, 0) => String::new(),
+        (false, times) => format!("came back {times} times"),
     }
 }
 
@@ -90,7 +91,7 @@ fn print_task(task: &TaskStatus, out: &mut dyn Write) -> io::Result<()> {
         ("task", format!("{} {}", task.id, task.name)),
         ("frames", format!("{}, from {} to {}", task.frames, task.first_frame, task.last_frame)),
         ("current", if task.current { "yes" } else { "no" }.into()),
-        ("back after", or_dash(task.returned_from.map(|other| format!("task {other}")))),
+        ("came back", format!("{} times", task.returns)),
         ("probes", task.probes.to_string()),
         ("exemplars", if exemplars.is_empty() { "-".into() } else { exemplars.join(", ") }),
     ];
@@ -100,7 +101,12 @@ fn print_task(task: &TaskStatus, out: &mut dyn Write) -> io::Result<()> {
         Table::new(&[("FIRST", Side::Right), ("LAST", Side::Right), ("STARTED", Side::Left), ("ENDED", Side::Left)]);
     for span in &task.spans {
         let ended = span.ended_at.map(time);
-        table.row([span.first_frame.to_string(), or_dash(span.last_frame), time(span.started_at), or_dash(ended)]);
+        table.row([
+            span.first_frame.to_string(),
+            or_dash(span.last_frame),
+            or_dash(span.started_at.map(time)),
+            or_dash(ended),
+        ]);
     }
     table.print(out)
 }

@@ -20,6 +20,7 @@ use crate::evaluate::ProbeSets;
 use crate::learn::{LearnError, Trainer};
 use crate::replay::StoreReader;
 use crate::segment::{Segmenter, TaskId};
+use crate::telemetry::{Metric, observe};
 
 /// How long a part of a batch waits to become whole.
 const BATCH_PATIENCE: Duration = Duration::from_secs(2);
@@ -171,6 +172,7 @@ impl Learner {
             self.clock.last_rehearsal = Instant::now();
             let replay = self.rehearsed();
             self.step(&[], &replay)?;
+            self.shared.learning().idle_steps += 1;
         }
         Ok(())
     }
@@ -192,13 +194,13 @@ impl Learner {
         let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
         match self.trainer.step(stream, replay) {
             Ok(report) => {
+                observe(Metric::LearnStepDuration, &[], started.elapsed());
                 let mut learning = self.shared.learning();
                 learning.steps = self.trainer.steps();
                 learning.nonfinite_steps = self.trainer.non_finite_steps();
                 if let Some(loss) = report.loss {
                     // A mean over about the last ten steps: single losses of small batches say little.
                     learning.loss = Some(learning.loss.map_or(loss, |mean| mean + (loss - mean) / 10.0));
-                    learning.step_seconds = Some(started.elapsed().as_secs_f64());
                     learning.rate.add(images as u64);
                 }
                 Ok(())
@@ -222,7 +224,7 @@ impl Learner {
         }
         self.checkpoints.roll_back(&mut self.trainer)?;
         // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
-        self.trainer.skip_to(step + 1);
+        self.trainer.advance_to(step + 1);
         self.shared.learning().rollbacks += 1;
         let to = self.checkpoints.last_step();
         let message = format!("{error}: weights are back at those of step {}", to.unwrap_or(0));
@@ -264,6 +266,7 @@ impl Learner {
         let step = self.trainer.steps();
         let published = self.publisher.publish(self.trainer.backbone(), step)?;
         let took = started.elapsed();
+        observe(Metric::PublishDuration, &[], took);
         let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
         self.clock.next_publish = Instant::now() + interval.max(took * PUBLISH_SHARE);
         self.clock.published_step = step;
@@ -306,13 +309,14 @@ impl Learner {
         let state = State { version: self.publisher.version(), segment, monitor: self.monitor.state() };
         match self.checkpoints.write(&self.trainer, state) {
             Ok(written) => {
-                let step = written.step;
-                let seconds = started.elapsed().as_secs_f64();
-                self.shared.learning().checkpoint = Some(super::shared::Written { seconds, ..written });
-                let message = format!("checkpoint of step {step} written in {seconds:.1} s");
+                let (step, took) = (written.step, started.elapsed());
+                observe(Metric::CheckpointDuration, &[], took);
+                self.shared.learning().checkpoint = Some(written);
+                let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
             }
             Err(error) => {
+                self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
                 self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));

@@ -28,14 +28,23 @@ use crate::segment::Segmenter;
 use crate::stream::{Inlet, IntakeHandle, SourceId};
 
 /// One inlet as it was opened.
+#[derive(Clone)]
 pub struct Opened {
     pub name: String,
     /// `directory`, `unix`, `tcp` or `http`.
-    pub kind: &'static str,
+    pub kind: String,
     /// The folder, the socket or the address.
     pub address: String,
     /// The failure that ended it, if one did.
     pub failure: Arc<Mutex<Option<String>>>,
+}
+
+/// The name of a setting or a state, as configuration files and answers write it.
+pub fn name_of(value: impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        other => format!("{other:?}"),
+    }
 }
 
 /// Implements [`Answers`] on what the threads of the daemon publish.
@@ -64,7 +73,7 @@ impl Live {
         self.shared.window.load_full().ok_or(AnswerError::NoEncoderYet)
     }
 
-    fn segmenter(&self) -> RwLockReadGuard<'_, Segmenter> {
+    pub(super) fn segmenter(&self) -> RwLockReadGuard<'_, Segmenter> {
         self.segmenter.read().unwrap_or_else(PoisonError::into_inner)
     }
 

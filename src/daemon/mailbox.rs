@@ -66,11 +66,6 @@ impl<Command> Mailbox<Command> {
         self.state().skipped
     }
 
-    /// Images that wait.
-    pub fn waiting(&self) -> usize {
-        self.state().images.len()
-    }
-
     /// Waits until a command or `batch` images are there, or `timeout` has passed; then takes all commands, and a whole
     /// batch or, once the oldest image has waited for `patience`, what there is of it.
     pub fn wait(&self, batch: usize, patience: Duration, timeout: Duration) -> Wake<Command> {
@@ -99,7 +94,7 @@ mod tests {
         mailbox.push_images((0..5).map(|i| vec![i]));
         let wake = mailbox.wait(4, LONG, LONG);
         assert_eq!(wake.images, [[0], [1], [2], [3]]);
-        assert_eq!(mailbox.waiting(), 1);
+        assert_eq!(mailbox.wait(1, LONG, LONG).images, [[4]]);
     }
 
     #[test]

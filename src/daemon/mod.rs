@@ -17,5 +17,10 @@ mod moments;
 mod pipeline;
 mod probe_file;
 mod published;
+mod record;
 mod resume;
 mod shared;
+mod start;
+mod state_dir;
+
+pub use start::{Daemon, DaemonError, StartError};

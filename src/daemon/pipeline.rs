@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use serde_json::json;
@@ -23,6 +23,7 @@ use crate::knn::{KnnError, Labels};
 use crate::replay::{Decision, Record, ReplayBuffer, ReplayError, SlotMeta};
 use crate::segment::{Observation, SegmentError, SegmentEvent, Segmenter, TaskId};
 use crate::stream::{Frame, FrameId, Intake, Next, Verdict};
+use crate::telemetry::{Metric, observe};
 
 /// How long the thread waits for a frame before it looks whether it shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -92,7 +93,9 @@ impl Pipeline {
         }
         let observations = self.segment(&taken)?;
         let for_training = self.remember(&taken)?;
+        let started = Instant::now();
         self.buffer.commit()?;
+        observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
         self.label(&taken);
         self.shared.images_seen(taken.len() as u64);
@@ -107,8 +110,9 @@ impl Pipeline {
 
     /// Decodes in parallel; what cannot be decoded is answered here.
     fn decode(&self, mut frames: Vec<Frame>) -> Vec<(Frame, [u8; 16], Vec<u8>)> {
+        let (decoder, fit, side) = (&self.decoder, self.fit, self.side);
         let decoded: Vec<Result<([u8; 16], Vec<u8>), DecodeError>> =
-            frames.par_iter().map(|frame| self.pixels_of(&frame.bytes)).collect();
+            frames.par_iter().map(|frame| pixels_of(decoder, fit, side, &frame.bytes)).collect();
         let mut good = Vec::with_capacity(frames.len());
         for (mut frame, result) in frames.drain(..).zip(decoded) {
             frame.bytes = bytes::Bytes::new();
@@ -121,12 +125,6 @@ impl Pipeline {
             }
         }
         good
-    }
-
-    /// The hash of the bytes as they came, and the encoder's square.
-    fn pixels_of(&self, bytes: &[u8]) -> Result<([u8; 16], Vec<u8>), DecodeError> {
-        let image = self.decoder.decode(bytes)?;
-        Ok((hash_of(bytes), to_square(&image, self.side, self.fit)?.into_pixels()))
     }
 
     /// Gives numbers to new frames; answers those whose bytes were taken lately.
@@ -249,8 +247,15 @@ fn describe(event: SegmentEvent) -> (&'static str, String) {
         SegmentEvent::TasksMerged { kept, gone, .. } => {
             ("tasks-merged", format!("task {gone} is part of task {kept} now: there were more tasks than the limit"))
         }
-        other => ("segment", format!("{other:?}")),
     }
+}
+
+/// The hash of the bytes as they came, and the encoder's square.
+fn pixels_of(decoder: &Decoder, fit: Fit, side: u32, bytes: &[u8]) -> Result<([u8; 16], Vec<u8>), DecodeError> {
+    let started = Instant::now();
+    let pixels = to_square(&decoder.decode(bytes)?, side, fit).into_pixels();
+    observe(Metric::DecodeDuration, &[], started.elapsed());
+    Ok((hash_of(bytes), pixels))
 }
 
 fn meta_of(record: &Record<'_>) -> SlotMeta {

@@ -48,6 +48,7 @@ pub struct State {
 /// What a restart goes on from.
 pub struct Resumed {
     pub step: u64,
+    pub written_at: Timestamp,
     pub version: u64,
     pub segment: Option<Vec<u8>>,
     pub monitor: Option<Vec<u8>>,
@@ -86,10 +87,13 @@ impl Checkpoints {
         let step = loaded.step;
         let mut files = loaded.files;
         let (segment, monitor) = (files.remove(SEGMENT_FILE), files.remove(MONITOR_FILE));
+        let files: Vec<(String, Vec<u8>)> = files.into_iter().collect();
         trainer.restore(&files).map_err(|source| ResumeError::Fit { step, source })?;
         self.last = Some(step);
         let version = loaded.meta["encoder_version"].as_u64().unwrap_or(0);
-        Ok(Some(Resumed { step, version, segment, monitor }))
+        let written_at = loaded.meta["written_at"].as_str().and_then(|text| text.parse().ok());
+        let written_at = written_at.unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(Some(Resumed { step, written_at, version, segment, monitor }))
     }
 
     /// Gives the learner the weights of the newest checkpoint that verifies; without one it keeps those it has.
@@ -110,9 +114,10 @@ impl Checkpoints {
         files.extend(state.monitor.map(|bytes| (MONITOR_FILE.to_owned(), bytes)));
         let borrowed: Vec<(&str, &[u8])> =
             files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-        let meta = json!({ "encoder_version": state.version, "lumpd": env!("CARGO_PKG_VERSION") });
+        let at = Timestamp::now();
+        let meta = json!({ "encoder_version": state.version, "written_at": at, "lumpd": env!("CARGO_PKG_VERSION") });
         let generation = self.generations.write(trainer.steps(), &borrowed, &meta)?;
         self.last = Some(generation.step);
-        Ok(Written { at: Timestamp::now(), step: generation.step, seconds: 0.0 })
+        Ok(Written { at, step: generation.step })
     }
 }

@@ -40,8 +40,9 @@ pub struct Evaluation {
 pub struct Learning {
     pub steps: u64,
     pub loss: Option<f64>,
-    pub step_seconds: Option<f64>,
     pub images_trained: u64,
+    /// Steps of rehearsal while the stream was idle.
+    pub idle_steps: u64,
     pub nonfinite_steps: u64,
     pub rollbacks: u64,
     pub idle: bool,
@@ -49,6 +50,7 @@ pub struct Learning {
     pub frozen: Option<String>,
     pub rate: Rate,
     pub checkpoint: Option<Written>,
+    pub checkpoint_errors: u64,
     /// The version's mean standard deviation of the features: a collapse alarm.
     pub representation_std: Option<f64>,
 }
@@ -58,7 +60,6 @@ pub struct Learning {
 pub struct Written {
     pub at: Timestamp,
     pub step: u64,
-    pub seconds: f64,
 }
 
 impl Shared {

@@ -21,6 +21,18 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
+    /// Every code.
+    pub const CODES: [&'static str; 8] = [
+        "empty",
+        "not-an-image",
+        "unsupported-format",
+        "truncated-image",
+        "too-many-bytes",
+        "too-large",
+        "corrupt-image",
+        "decoder-panicked",
+    ];
+
     /// Stable name for metrics, logs, verdicts and API problems.
     pub fn code(&self) -> &'static str {
         match self {

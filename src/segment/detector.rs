@@ -41,7 +41,7 @@ pub struct Change {
 }
 
 /// Finds changes of distribution in a sequence of feature vectors.
-pub trait Detector: Send {
+pub trait Detector: Send + Sync {
     /// Takes the features of the next distinct frame.
     fn update(&mut self, features: &[f32]) -> Verdict;
 

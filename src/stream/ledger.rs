@@ -19,6 +19,7 @@
 //!
 //! Growth: about 80 bytes and the path for each file in the folder. [`Ledger::prune`] forgets files that are gone.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,22 @@ impl Ledger {
             sources.insert(name, last + 1)?;
             Ok(SourceId(last + 1))
         })
+    }
+
+    /// Every source that ever had a number.
+    ///
+    /// # Errors
+    /// [`StreamError::Ledger`].
+    pub fn sources(&self) -> Result<BTreeMap<SourceId, String>, StreamError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.0.begin_read()?.open_table(SOURCES)?;
+            table
+                .iter()?
+                .map(|row| row.map(|(name, id)| (SourceId(id.value()), name.value().to_owned())))
+                .collect::<Result<_, _>>()
+                .map_err(Into::into)
+        };
+        read().map_err(failed)
     }
 
     /// What is known of these files, in their order. Reads only what other calls have committed.

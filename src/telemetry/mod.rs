@@ -9,4 +9,4 @@ mod record;
 
 pub use log::{LogError, start_log};
 pub use names::{Kind, Label, Metric};
-pub use record::{InstallError, Renderer, count, gauge, install, observe};
+pub use record::{InstallError, Renderer, count, gauge, install, observe, total};

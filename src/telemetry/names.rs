@@ -97,22 +97,24 @@ metrics! {
     StreamDuplicates "stream_frames_duplicate_total" Counter [Source] "Frames not processed again, since they had been before.";
     StreamRefused "stream_frames_refused_total" Counter [Source Code] "Frames not accepted, by reason.";
     StreamQueueBytes "stream_queue_bytes" Gauge [Source] "Encoded bytes that wait to be decoded.";
-    StreamLag "stream_lag_seconds" Gauge [Source] "Age of the frame taken last, from its capture.";
+    StreamDropped "stream_frames_dropped_total" Counter [Source] "Frames turned away, since the queue was full.";
 
     DecodeDuration "decode_duration_seconds" Histogram [] "Time to decode and resize one image.";
     DecodeErrors "decode_errors_total" Counter [Code] "Images that could not be decoded, by reason.";
 
     SegmentStatistic "segment_statistic_ratio" Gauge [Detector] "Drift statistic over its threshold; a boundary is found at 1.";
     SegmentDrifts "segment_drifts_total" Counter [Detector] "Task boundaries found.";
-    SegmentWarnings "segment_warnings_total" Counter [Detector] "Drift warnings.";
+    SegmentDuplicates "segment_duplicates_total" Counter [Detector] "Frames not counted by the detector, near-duplicates of the one before.";
     Tasks "tasks" Gauge [] "Tasks in the register.";
     TaskCurrent "task_current" Gauge [] "Number of the open task.";
 
-    LearnSteps "learn_steps_total" Counter [] "Gradient steps on the stream.";
+    LearnSteps "learn_steps_total" Counter [] "Gradient steps, those before a restart included.";
     LearnIdleSteps "learn_idle_steps_total" Counter [] "Gradient steps of rehearsal while the stream was idle.";
     LearnSkipped "learn_frames_skipped_total" Counter [] "Frames not trained on, since the stream was faster.";
     LearnStepDuration "learn_step_duration_seconds" Histogram [] "Time of one gradient step.";
     LearnLoss "learn_loss" Gauge [Objective] "Loss of the last gradient step.";
+    LearnRollbacks "learn_rollbacks_total" Counter [] "Times that training went back to a checkpoint.";
+    LearnFrozen "learn_frozen" Gauge [] "1 where training was given up, else 0.";
     LearnNonfinite "learn_nonfinite_total" Counter [] "Gradient steps dropped, since their loss or gradient was not finite.";
 
     ReplaySlots "replay_slots" Gauge [] "Images that the replay buffer can keep.";
@@ -140,7 +142,6 @@ metrics! {
     CheckpointDuration "checkpoint_duration_seconds" Histogram [] "Time to write one checkpoint.";
     CheckpointErrors "checkpoint_errors_total" Counter [] "Checkpoints that could not be written.";
 
-    DeviceMemoryUsed "device_memory_used_bytes" Gauge [] "Memory in use on the training device.";
     ResidentMemory "resident_memory_bytes" Gauge [] "Resident memory of the daemon.";
 }
 

@@ -101,6 +101,15 @@ pub fn count(metric: Metric, labels: &[&str], n: u64) {
     metrics::counter!(metric.name(), pairs(metric, labels)).increment(n);
 }
 
+/// Sets a counter to a total that is counted elsewhere; it never goes down.
+///
+/// # Panics
+/// If `metric` is no counter or `labels` are not as many: a fault of the caller, never of the data.
+pub fn total(metric: Metric, labels: &[&str], value: u64) {
+    assert_eq!(metric.kind(), Kind::Counter, "{}", metric.name());
+    metrics::counter!(metric.name(), pairs(metric, labels)).absolute(value);
+}
+
 /// Sets a gauge. A value that is undefined (NaN) is left out, rather than shown as something it is not.
 ///
 /// # Panics

@@ -19,8 +19,8 @@ pub struct TaskStatus {
     pub frames: u64,
     /// The stream is in it now.
     pub current: bool,
-    /// The task that was current when this one last came back; null where it never went away.
-    pub returned_from: Option<u32>,
+    /// Times it came back.
+    pub returns: u64,
     /// Held-out images by which its forgetting is measured.
     pub probes: u64,
     /// Ids of stored images that stand for it.
@@ -34,7 +34,8 @@ pub struct TaskSpan {
     pub first_frame: u64,
     /// Id of the last frame; null while it goes on.
     pub last_frame: Option<u64>,
-    pub started_at: Timestamp,
+    /// Null where it is no longer known.
+    pub started_at: Option<Timestamp>,
     /// Null while it goes on.
     pub ended_at: Option<Timestamp>,
 }
@@ -50,6 +51,8 @@ pub struct BufferSummary {
     pub seen: u64,
     /// Images replaced by later ones.
     pub evicted: u64,
+    /// Images dropped because their checksum was wrong.
+    pub damaged: u64,
     /// Size of the file.
     pub bytes: u64,
 }

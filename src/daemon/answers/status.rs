@@ -101,6 +101,8 @@ pub struct LearnStatus {
     pub images_per_second: f64,
     /// No frame has come for a while; the learner rehearses from the buffer.
     pub idle: bool,
+    /// Why training was given up; null where it goes on.
+    pub frozen: Option<String>,
 }
 
 /// What segmentation sees now.
@@ -116,6 +118,8 @@ pub struct SegmentStatus {
     pub warning: bool,
     /// One id for each stream of tasks: one, or one a source.
     pub current_tasks: Vec<u32>,
+    /// Frames that the detector did not count: near-duplicates of the one before.
+    pub duplicates_skipped: u64,
 }
 
 /// The last checkpoint.
@@ -157,6 +161,8 @@ pub struct SourceStatus {
     pub duplicates: u64,
     /// Frames refused, by the error's code.
     pub refused: BTreeMap<String, u64>,
+    /// Frames turned away because the queue was full.
+    pub dropped: u64,
     /// Undecoded bytes that wait.
     pub queued_bytes: u64,
     pub last_frame_at: Option<Timestamp>,

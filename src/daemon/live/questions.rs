@@ -1,5 +1,7 @@
 //! What is asked about images: neighbours, embeddings, votes, labels; and the posting of new ones.
 
+use std::time::Instant;
+
 use super::Live;
 use crate::daemon::answers::{
     AnswerError, Classification, Embedding, Filter, IngestOutcome, Ingested, Label, LabelChange, LabelProbability,
@@ -9,6 +11,7 @@ use crate::daemon::published::Published;
 use crate::decode::{DecodeError, Image, png_bytes, to_square};
 use crate::knn::{self, Entry, KnnError};
 use crate::stream::{Draft, FrameId, Origin, SourceId, Verdict, codes};
+use crate::telemetry::{Metric, observe};
 
 /// Where an image is posted to that names no source.
 const HTTP: &str = "http";
@@ -20,10 +23,12 @@ impl Live {
         k: Option<usize>,
         filter: &Filter,
     ) -> Result<Neighbours, AnswerError> {
+        let started = Instant::now();
         let published = self.published()?;
         let query = self.vector(&published, subject)?;
         let admits = self.admission(subject, filter)?;
         let nearest = published.bank.nearest(&query, k.unwrap_or(self.config.knn.k), admits).map_err(internal)?;
+        observe(Metric::QueryDuration, &[], started.elapsed());
         Ok(Neighbours {
             encoder: published.encoder.to_string(),
             encoder_version: published.version,
@@ -98,8 +103,7 @@ impl Live {
 
     fn pixels_of(&self, bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
         let image = self.decoder.decode(bytes).map_err(|error| undecodable(&error))?;
-        let square = to_square(&image, self.input.preset.side as u32, self.config.decode.fit);
-        Ok(square.map_err(|error| undecodable(&error))?.into_pixels())
+        Ok(to_square(&image, self.input.preset.side as u32, self.config.decode.fit).into_pixels())
     }
 
     pub(super) fn embedding(&self, subject: &Subject) -> Result<Embedding, AnswerError> {
@@ -160,7 +164,7 @@ impl Live {
     pub(super) fn picture(&self, id: u64) -> Result<Vec<u8>, AnswerError> {
         let stored = self.buffer.get(FrameId(id)).ok_or(AnswerError::UnknownImage { id })?;
         let side = self.input.preset.side as u32;
-        png_bytes(&Image::new(side, side, stored.pixels)).map_err(internal)
+        Ok(png_bytes(&Image::new(side, side, stored.pixels)))
     }
 
     pub(super) fn change_labels(&self, label: Option<&Label>, ids: &[u64]) -> Result<LabelChange, AnswerError> {
@@ -194,13 +198,23 @@ impl Live {
             Verdict::Accepted { id, .. } => Ok(Ingested { outcome: IngestOutcome::Accepted, id: Some(id.0) }),
             Verdict::Duplicate { id } => Ok(Ingested { outcome: IngestOutcome::Duplicate, id: Some(id.0) }),
             Verdict::Refused { code: codes::SHUTTING_DOWN, .. } => Err(AnswerError::Draining),
-            Verdict::Refused { code, detail, .. } => Err(AnswerError::refused(code, detail)),
+            Verdict::Refused { code, detail, .. } => Err(refused(code, detail)),
         }
     }
 }
 
 fn undecodable(error: &DecodeError) -> AnswerError {
-    AnswerError::refused(error.code(), error.to_string())
+    refused(error.code(), error.to_string())
+}
+
+/// A refusal's code as a client of the API may act on it.
+fn refused(code: &str, detail: String) -> AnswerError {
+    match code {
+        "empty" | "not-an-image" | "unsupported-format" => AnswerError::NotAnImage { detail },
+        "truncated-image" => AnswerError::TruncatedImage { detail },
+        "too-large" | codes::TOO_MANY_BYTES => AnswerError::TooLarge { detail },
+        _ => AnswerError::UndecodableImage { detail },
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> AnswerError {

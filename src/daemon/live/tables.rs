@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
-use super::Live;
+use super::{Live, name_of};
 use crate::daemon::answers::{
     BufferStatus, BufferSummary, CheckpointStatus, EncoderStatus, LearnStatus, SegmentStatus, SourceState,
     SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
@@ -76,7 +76,7 @@ impl Live {
             };
             Some(SourceStatus {
                 name: opened.name.clone(),
-                kind: opened.kind.into(),
+                kind: opened.kind.clone(),
                 address: opened.address.clone(),
                 state,
                 error: failure.or_else(|| report.condition.clone()),
@@ -178,7 +178,7 @@ fn segment_status(segmenter: &Segmenter) -> SegmentStatus {
     SegmentStatus {
         phase: nearest.map_or("waiting".into(), |report| name_of(report.phase)),
         statistic: nearest.and_then(|report| report.statistic),
-        threshold: nearest.filter(|report| report.phase != Phase::WarmUp).map(|report| report.threshold),
+        threshold: nearest.filter(|report| report.phase != Phase::WarmingUp).map(|report| report.threshold),
         warning: nearest.is_some_and(|r| r.statistic.is_some_and(|statistic| statistic > r.warning_threshold)),
         current_tasks: current_tasks(segmenter),
         duplicates_skipped: reports.iter().map(|report| report.duplicates_skipped).sum(),
@@ -187,12 +187,4 @@ fn segment_status(segmenter: &Segmenter) -> SegmentStatus {
 
 fn current_tasks(segmenter: &Segmenter) -> Vec<u32> {
     segmenter.report().into_iter().filter_map(|report| report.task).map(|task| task.0).collect()
-}
-
-/// The name of a setting or a state, as configuration files and answers write it.
-fn name_of(value: impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        other => format!("{other:?}"),
-    }
 }
