@@ -11,7 +11,8 @@ use super::file::Wanted;
 use super::layout::{Purpose, SlotMeta};
 use super::policies::{self, Offer, Policy};
 use super::reader::StoreReader;
-use super::store::{Committed, FrameStore, Recovery};
+use super::shared::{Committed, Recovery};
+use super::store::FrameStore;
 
 /// Channels of the encoder's input.
 const CHANNELS: usize = 3;

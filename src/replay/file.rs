@@ -10,7 +10,8 @@ use super::ReplayError;
 use super::backing::FileBacking;
 use super::layout::{Geometry, Identity, MOST_SLOTS, Purpose, Shape};
 use super::lock::LockFile;
-use super::store::{FrameStore, Recovery};
+use super::shared::Recovery;
+use super::store::FrameStore;
 
 /// What a store has to be like. An existing file that is not is refused, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

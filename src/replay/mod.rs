@@ -32,6 +32,7 @@
 
 mod backing;
 mod buffer;
+mod erase;
 mod error;
 mod file;
 mod index;
@@ -40,6 +41,7 @@ mod lock;
 pub mod policies;
 mod reader;
 mod recover;
+mod shared;
 mod store;
 
 #[cfg(test)]
@@ -51,4 +53,5 @@ pub use error::ReplayError;
 pub use file::Wanted;
 pub use layout::{Counters, Geometry, Purpose, Shape, SlotMeta};
 pub use reader::{Batch, BufferStatistics, Snapshot, StoreReader, Stored};
-pub use store::{Committed, FrameStore, Recovery};
+pub use shared::{Committed, Recovery};
+pub use store::FrameStore;

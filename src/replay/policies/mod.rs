@@ -20,6 +20,12 @@ pub struct Offer {
     pub slots: usize,
 }
 
+impl Offer {
+    pub fn new(id: FrameId, seen: u64, slots: usize) -> Self {
+        Self { id, seen, slots }
+    }
+}
+
 /// A decision about each offered frame, in their order.
 ///
 /// It has to come out the same after a restart. So it may depend on the offer and on what is stored, but not on a state of

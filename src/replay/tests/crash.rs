@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::config::{Random, Seed};
 use crate::replay::ReplayError;
-use crate::replay::store::{FrameStore, PlantedBug};
+use crate::replay::{shared::PlantedBug, store::FrameStore};
 
 use super::simulator::{Operation, Simulated, meta, pixels, power_cut, wanted};
 

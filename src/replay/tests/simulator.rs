@@ -63,7 +63,7 @@ impl Backing for Simulated {
         Path::new("simulated")
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.disk().cache.len() as u64)
     }
 
@@ -92,7 +92,7 @@ impl Backing for Simulated {
         Ok(())
     }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         self.disk().cache.resize(length as usize, 0);
         Ok(())
     }
