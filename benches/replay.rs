@@ -1,7 +1,7 @@
 //! The replay buffer on a real disk: acknowledged frames, sampled batches, the start, and the policies.
 //!
-//! `cargo bench --bench replay [FOLDER]`; the files are made in FOLDER (the system's folder for temporary files where not given) and removed.
-//! Sizes are those of 64 px images: 12,288 bytes, slots of 16 KiB.
+//! `cargo bench --bench replay [FOLDER]`; the files are made in FOLDER (the system's folder for temporary files where
+//! not given) and removed. Sizes are those of 64 px images: 12,288 bytes, slots of 16 KiB.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

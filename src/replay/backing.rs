@@ -1,7 +1,7 @@
 //! Where the bytes of a store are: one trait for the file, the memory of the tests and the crash simulator.
 //!
-//! The file is written with positional writes and read through a read-only memory map. Stores through a writable map would
-//! reach the disk in any order and kill the process where the disk is full; a positional write returns an error.
+//! The file is written with positional writes and read through a read-only memory map. Stores through a writable map
+//! would reach the disk in any order and kill the process where the disk is full; a positional write returns an error.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -70,8 +70,8 @@ impl FileBacking {
     }
 
     fn map_file(&self) -> io::Result<()> {
-        // A raw map: no reference to its bytes ever exists, so that nobody may assume that they do not change. An empty file,
-        // which is no store, cannot be mapped and is read without one.
+        // A raw map: no reference to its bytes ever exists, so that nobody may assume that they do not change. An empty
+        // file, which is no store, cannot be mapped and is read without one.
         if self.file.metadata()?.len() > 0 {
             let map = MmapOptions::new().map_raw_read_only(&self.file)?;
             let _ = self.map.set(map);
@@ -122,20 +122,21 @@ fn copy_from_map(map: &MmapRaw, offset: u64, into: &mut [u8]) -> io::Result<bool
     if end > map.len() {
         return Err(beyond());
     }
-    // Touching a mapped page that was truncated away, or that the disk cannot deliver, kills the process with SIGBUS. Asking
-    // for the pages first turns that into EFAULT or EIO here. A truncation between this line and the copy still kills: the
-    // lock file and the mode 0600 keep others from doing that.
+    // Touching a mapped page that was truncated away, or that the disk cannot deliver, kills the process with SIGBUS.
+    // Asking for the pages first turns that into EFAULT or EIO here. A truncation between this line and the copy still
+    // kills: the lock file and the mode 0600 keep others from doing that.
     match map.advise_range(memmap2::Advice::PopulateRead, start, into.len()) {
         Ok(()) => {}
         // Linux before 5.14 does not know the advice.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
         Err(error) => return Err(error),
     }
-    // SAFETY: `start..end` is within the map (checked above), which lives as long as `self`; `into` is exclusively borrowed
-    // memory of this process, outside the read-only map, so the ranges cannot overlap; u8 has no alignment and no invalid value.
-    // Within this process nobody writes these bytes meanwhile: a slot is written only while it is free, readers copy only
-    // slots that are live, under the index's read lock, and a slot is freed under its write lock. Other processes are kept out by
-    // the lock file and the file's mode; should one write all the same, the copy is garbage that the checksum refuses.
+    // SAFETY: `start..end` is within the map (checked above), which lives as long as `self`; `into` is exclusively
+    // borrowed memory of this process, outside the read-only map, so the ranges cannot overlap; u8 has no alignment and
+    // no invalid value. Within this process nobody writes these bytes meanwhile: a slot is written only while it is
+    // free, readers copy only slots that are live, under the index's read lock, and a slot is freed under its write
+    // lock. Other processes are kept out by the lock file and the file's mode; should one write all the same, the copy
+    // is garbage that the checksum refuses.
     unsafe { std::ptr::copy_nonoverlapping(map.as_ptr().add(start), into.as_mut_ptr(), into.len()) };
     Ok(true)
 }

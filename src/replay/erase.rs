@@ -10,10 +10,12 @@ impl<B: Backing> FrameStore<B> {
     /// Returns how many of them held an image.
     ///
     /// # Errors
-    /// As [`commit`](Self::commit). After [`ReplayError::Io`] the images are no longer served, but may still be in the file.
+    /// As [`commit`](Self::commit). After [`ReplayError::Io`] the images are no longer served, but may still be in the
+    /// file.
     pub fn remove(&mut self, slots: &[usize]) -> Result<usize, ReplayError> {
         let slots = slots.iter().map(|&slot| self.check_slot(slot)).collect::<Result<Vec<_>, _>>()?;
-        // First what is pending, then the wipes of older copies of the same slots: else one of them could come back instead.
+        // First what is pending, then the wipes of older copies of the same slots: else one of them could come back
+        // instead.
         self.flush()?;
         self.sync()?;
         let removed: Vec<u32> = {
@@ -22,7 +24,8 @@ impl<B: Backing> FrameStore<B> {
         };
         self.to_wipe.extend(&removed);
         self.counters.forgotten += removed.len() as u64;
-        // The pixels before the header: a slot that still has its header is found again after a crash, and asked for again.
+        // The pixels before the header: a slot that still has its header is found again after a crash, and asked for
+        // again.
         self.erase(&removed)?;
         self.sync()?;
         self.flush()?;

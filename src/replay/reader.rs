@@ -87,8 +87,8 @@ impl<B: Backing> StoreReader<B> {
         self.len() == 0
     }
 
-    /// `count` different images, uniformly at random; all of them, in random order, where there are no more. The same store and the same
-    /// generator give the same batch. A commit waits for the copy of the batch.
+    /// `count` different images, uniformly at random; all of them, in random order, where there are no more. The same
+    /// store and the same generator give the same batch. A commit waits for the copy of the batch.
     pub fn sample(&self, count: usize, random: &mut Random) -> Batch {
         loop {
             let index = self.shared.index();
@@ -99,7 +99,8 @@ impl<B: Backing> StoreReader<B> {
             if bad.is_empty() {
                 return batch;
             }
-            // A whole new draw: to make up for the damaged ones only would be the same, and harder to see. Each round drops at least one.
+            // A whole new draw: to make up for the damaged ones only would be the same, and harder to see. Each round
+            // drops at least one.
             self.drop_damaged(&bad);
         }
     }

@@ -1,8 +1,9 @@
 //! The start: which file is this, and which copies of which slots count.
 //!
-//! Of every logical slot the copy with the highest write number and a valid header counts. The pixels of copies that were
-//! known to be on the disk are checked when they are first read; those of later ones are checked here, because the header of an unfinished
-//! write may have reached the disk without its pixels, and an older, acknowledged copy is then still there.
+//! Of every logical slot the copy with the highest write number and a valid header counts. The pixels of copies that
+//! were known to be on the disk are checked when they are first read; those of later ones are checked here, because the
+//! header of an unfinished write may have reached the disk without its pixels, and an older, acknowledged copy is then
+//! still there.
 
 use super::ReplayError;
 use super::backing::Backing;

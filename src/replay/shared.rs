@@ -21,7 +21,8 @@ pub struct Committed {
 pub struct Recovery {
     /// Images that came back.
     pub live: usize,
-    /// Images of a commit that had not ended, of which not everything had reached the disk. They were never acknowledged.
+    /// Images of a commit that had not ended, of which not everything had reached the disk. They were never
+    /// acknowledged.
     pub unfinished: usize,
     /// Slots whose header was neither valid nor empty.
     pub damaged: usize,
@@ -73,8 +74,8 @@ impl<B> Shared<B> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A panic of another thread under the lock cannot leave the index half-changed in a way that matters: all checks are made
-    /// before the first change.
+    /// A panic of another thread under the lock cannot leave the index half-changed in a way that matters: all checks
+    /// are made before the first change.
     pub fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }

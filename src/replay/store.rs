@@ -1,8 +1,8 @@
-//! The writer of a store: images go to free slots, become visible and durable together at a commit, and free the slots they
-//! replace only then.
+//! The writer of a store: images go to free slots, become visible and durable together at a commit, and free the slots
+//! they replace only then.
 //!
-//! A live image is never overwritten, so that a crash at any moment leaves either the old copy or the new one. Writes fail
-//! without harm (a full disk); a sync that fails stops the store, because nobody can tell what it lost.
+//! A live image is never overwritten, so that a crash at any moment leaves either the old copy or the new one. Writes
+//! fail without harm (a full disk); a sync that fails stops the store, because nobody can tell what it lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +22,8 @@ use super::recover;
 use super::shared::PlantedBug;
 use super::shared::{Committed, Recovery, Shared};
 
-/// A fixed number of slots for images of one shape. The caller says which slot an image goes to; what is there is replaced.
+/// A fixed number of slots for images of one shape. The caller says which slot an image goes to; what is there is
+/// replaced.
 ///
 /// One writer; any number of [`StoreReader`]s, who see committed images only and are not kept waiting by the disk.
 #[derive(Debug)]
@@ -80,8 +81,8 @@ impl<B: Backing> FrameStore<B> {
         Self::recover(Shared::new(backing, geometry))
     }
 
-    /// The scan and what follows it: nothing is changed before all was read, and all that was read is made durable before
-    /// anything older is wiped. After the kill of a process the newest copies may be in the system's cache only.
+    /// The scan and what follows it: nothing is changed before all was read, and all that was read is made durable
+    /// before anything older is wiped. After the kill of a process the newest copies may be in the system's cache only.
     fn recover(shared: Shared<B>) -> Result<(Self, Recovery), ReplayError> {
         let found = recover::scan(&shared)?;
         let recovery = found.recovery;
@@ -123,7 +124,8 @@ impl<B: Backing> FrameStore<B> {
             superblock: found.superblock,
             counters: found.counters,
             last_write: found.last_write,
-            // Not `last_write`, although all that counts is on the disk by now: unfinished writes are not wiped there yet.
+            // Not `last_write`, although all that counts is on the disk by now: unfinished writes are not wiped there
+            // yet.
             durable_write: found.superblock.durable_write,
             synced: true,
             scratch: vec![0; HEADER + geometry.shape.bytes()],
@@ -158,11 +160,12 @@ impl<B: Backing> FrameStore<B> {
         }
     }
 
-    /// Writes an image, (side, side, channels) bytes, into a slot. Visible, durable and acknowledged with the next commit only.
-    /// Returns the frame it replaces.
+    /// Writes an image, (side, side, channels) bytes, into a slot. Visible, durable and acknowledged with the next
+    /// commit only. Returns the frame it replaces.
     ///
     /// # Errors
-    /// [`ReplayError::GroupFull`] asks for a commit; after [`ReplayError::Io`] the image is not stored and the store goes on.
+    /// [`ReplayError::GroupFull`] asks for a commit; after [`ReplayError::Io`] the image is not stored and the store
+    /// goes on.
     pub fn put(&mut self, slot: usize, meta: SlotMeta, payload: &[u8]) -> Result<Option<FrameId>, ReplayError> {
         self.check()?;
         let logical = self.check_slot(slot)?;
@@ -222,8 +225,8 @@ impl<B: Backing> FrameStore<B> {
         })
     }
 
-    /// Makes everything written since the last commit durable, visible to readers, and safe to acknowledge. Readers go on
-    /// while the disk syncs.
+    /// Makes everything written since the last commit durable, visible to readers, and safe to acknowledge. Readers go
+    /// on while the disk syncs.
     ///
     /// # Errors
     /// After [`ReplayError::Io`] (a write failed) nothing is lost and the commit can be tried again; after
@@ -237,8 +240,8 @@ impl<B: Backing> FrameStore<B> {
         self.flush()
     }
 
-    /// The same for readers, without waiting for the disk: the end of the process loses nothing, a power cut may lose what came
-    /// after the last [`commit`](Self::commit), older copies of the same slots included.
+    /// The same for readers, without waiting for the disk: the end of the process loses nothing, a power cut may lose
+    /// what came after the last [`commit`](Self::commit), older copies of the same slots included.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
@@ -324,8 +327,8 @@ impl<B: Backing> FrameStore<B> {
         Committed { stored, durable, version }
     }
 
-    /// Zeroes the headers of slots that are no longer in use, so that they cannot come back should the newer copy rot, and frees
-    /// them. They are wiped before the next superblock that could vouch for them is written.
+    /// Zeroes the headers of slots that are no longer in use, so that they cannot come back should the newer copy rot,
+    /// and frees them. They are wiped before the next superblock that could vouch for them is written.
     fn wipe(&mut self) -> Result<(), ReplayError> {
         while let Some(&physical) = self.to_wipe.last() {
             self.synced = false;

@@ -1,7 +1,7 @@
 //! Power cuts at every moment of random workloads, in recovery too.
 //!
-//! After each cut the store has to hold, in every slot, what was acknowledged or something newer; whole; and nothing else. `LUMPD_CRASH_IMAGES` sets
-//! how many cuts are tried, for a long run in release mode.
+//! After each cut the store has to hold, in every slot, what was acknowledged or something newer; whole; and nothing
+//! else. `LUMPD_CRASH_IMAGES` sets how many cuts are tried, for a long run in release mode.
 
 use std::collections::BTreeMap;
 

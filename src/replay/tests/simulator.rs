@@ -98,8 +98,8 @@ impl Backing for Simulated {
     }
 }
 
-/// A disk as a power cut may leave it: `durable`, then an arbitrary choice of the units of `unsynced` writes, and sometimes one of
-/// these units as garbage.
+/// A disk as a power cut may leave it: `durable`, then an arbitrary choice of the units of `unsynced` writes, and
+/// sometimes one of these units as garbage.
 pub fn power_cut(durable: &[u8], unsynced: &[(usize, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut image = durable.to_vec();
     // Every subset can come up, the two ends more often.
