@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Creates `path`, which must not exist, readable by its owner only, and returns once its bytes are on the disk. Its name
-/// is durable only after [`sync_folder`] of the folder.
+/// Creates `path`, which must not exist, readable by its owner only, and returns once its bytes are on the disk. Its
+/// name is durable only after [`sync_folder`] of the folder.
 ///
 /// # Errors
 /// Those of the file system; a partly written file may stay behind.
@@ -26,8 +26,8 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Replaces the content of `path` (or creates it): a temporary file beside it, fsync, rename, fsync of the folder. A reader
-/// sees the old bytes or the new ones, and so does the next start after a power cut. One writer a path.
+/// Replaces the content of `path` (or creates it): a temporary file beside it, fsync, rename, fsync of the folder. A
+/// reader sees the old bytes or the new ones, and so does the next start after a power cut. One writer a path.
 ///
 /// ```
 /// let folder = tempfile::tempdir().unwrap();

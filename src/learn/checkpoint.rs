@@ -9,8 +9,9 @@
 //! DIR/.tmp-*                 one being written, or one being removed
 //! ```
 //!
-//! Loading walks back from the newest to one that verifies; only that is ever handed out. What the files mean, and whether the weights in them
-//! are finite and of the right shape, is for the caller to check. One process a folder: the lock of the state folder sees to that.
+//! Loading walks back from the newest to one that verifies; only that is ever handed out. What the files mean, and
+//! whether the weights in them are finite and of the right shape, is for the caller to check. One process a folder: the
+//! lock of the state folder sees to that.
 //!
 //! ```
 //! use lumpd::learn::checkpoint::Generations;
@@ -67,7 +68,8 @@ pub struct Generation {
 pub struct Loaded {
     pub step: u64,
     pub files: BTreeMap<String, Vec<u8>>,
-    /// As given to [`Generations::write`]; the last bit of a fraction may differ, so what has to be exact belongs into a file.
+    /// As given to [`Generations::write`]; the last bit of a fraction may differ, so what has to be exact belongs into
+    /// a file.
     pub meta: serde_json::Value,
 }
 
@@ -96,8 +98,8 @@ enum Stage {
 type Reached<'a> = &'a mut dyn FnMut(Stage) -> Result<(), CheckpointError>;
 
 impl Generations {
-    /// Opens `folder`, made for its owner only where there is none, and removes what interrupted writes left. `keep`: generations kept, at least
-    /// one.
+    /// Opens `folder`, made for its owner only where there is none, and removes what interrupted writes left. `keep`:
+    /// generations kept, at least one.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
@@ -112,8 +114,8 @@ impl Generations {
         Ok(generations)
     }
 
-    /// Writes a generation, reads it back, and only then removes the oldest beyond `keep`. Where `step` has one already, the new one
-    /// takes its place in one move.
+    /// Writes a generation, reads it back, and only then removes the oldest beyond `keep`. Where `step` has one
+    /// already, the new one takes its place in one move.
     ///
     /// # Errors
     /// See [`CheckpointError`]; what was there before is still there, and valid.
@@ -179,8 +181,8 @@ impl Generations {
         durable::sync_folder(&self.folder).map_err(io_error("sync", &self.folder))
     }
 
-    /// Looks for the newest generation that verifies. Damaged ones on the way are moved to quarantine; links, and those of a newer
-    /// format, are left where they are.
+    /// Looks for the newest generation that verifies. Damaged ones on the way are moved to quarantine; links, and those
+    /// of a newer format, are left where they are.
     ///
     /// # Errors
     /// [`CheckpointError::Io`] where the folder cannot be listed. That nothing verifies is no error.

@@ -1,7 +1,7 @@
 //! Where the bytes of a store are: one trait for the file, the memory of the tests and the crash simulator.
 //!
-//! The file is written with positional writes and read through a read-only memory map. Stores through a writable map would
-//! reach the disk in any order and kill the process where the disk is full; a positional write returns an error.
+//! The file is written with positional writes and read through a read-only memory map. Stores through a writable map
+//! would reach the disk in any order and kill the process where the disk is full; a positional write returns an error.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::layout::HEADER;
 use super::lock::LockFile;
 
 /// The bytes of a store. A write is durable once a `sync` that began after it has returned.
@@ -20,7 +21,7 @@ pub trait Backing: Send + Sync + 'static {
 
     /// # Errors
     /// Those of the file system.
-    fn len(&self) -> io::Result<u64>;
+    fn length(&self) -> io::Result<u64>;
 
     /// Fills `into`. Bytes that are being written meanwhile are not to be asked for.
     ///
@@ -40,7 +41,7 @@ pub trait Backing: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] where the room is not there.
-    fn set_len(&self, length: u64) -> io::Result<()>;
+    fn set_length(&self, length: u64) -> io::Result<()>;
 }
 
 /// A file that this process alone has locked.
@@ -69,8 +70,8 @@ impl FileBacking {
     }
 
     fn map_file(&self) -> io::Result<()> {
-        // A raw map: no reference to its bytes ever exists, so that nobody may assume that they do not change. An empty file,
-        // which is no store, cannot be mapped and is read without one.
+        // A raw map: no reference to its bytes ever exists, so that nobody may assume that they do not change. An empty
+        // file, which is no store, cannot be mapped and is read without one.
         if self.file.metadata()?.len() > 0 {
             let map = MmapOptions::new().map_raw_read_only(&self.file)?;
             let _ = self.map.set(map);
@@ -84,13 +85,14 @@ impl Backing for FileBacking {
         &self.path
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         match self.map.get() {
-            Some(map) if copy_from_map(map, offset, into)? => Ok(()),
+            // For a header, asking for the page costs more than reading it.
+            Some(map) if into.len() > HEADER && copy_from_map(map, offset, into)? => Ok(()),
             _ => self.file.read_exact_at(into, offset),
         }
     }
@@ -103,7 +105,7 @@ impl Backing for FileBacking {
         self.file.sync_data()
     }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         reserve(&self.file, length)?;
         // The length is metadata, which a later `sync_data` need not write.
         self.file.sync_all()?;
@@ -120,20 +122,21 @@ fn copy_from_map(map: &MmapRaw, offset: u64, into: &mut [u8]) -> io::Result<bool
     if end > map.len() {
         return Err(beyond());
     }
-    // Touching a mapped page that was truncated away, or that the disk cannot deliver, kills the process with SIGBUS. Asking
-    // for the pages first turns that into EFAULT or EIO here. A truncation between this line and the copy still kills: the
-    // lock file and the mode 0600 keep others from doing that.
+    // Touching a mapped page that was truncated away, or that the disk cannot deliver, kills the process with SIGBUS.
+    // Asking for the pages first turns that into EFAULT or EIO here. A truncation between this line and the copy still
+    // kills: the lock file and the mode 0600 keep others from doing that.
     match map.advise_range(memmap2::Advice::PopulateRead, start, into.len()) {
         Ok(()) => {}
         // Linux before 5.14 does not know the advice.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(false),
         Err(error) => return Err(error),
     }
-    // SAFETY: `start..end` is within the map (checked above), which lives as long as `self`; `into` is exclusively borrowed
-    // memory of this process, outside the read-only map, so the ranges cannot overlap; u8 has no alignment and no invalid value.
-    // Within this process nobody writes these bytes meanwhile: a slot is written only while it is free, readers copy only
-    // slots that are live, under the index's read lock, and a slot is freed under its write lock. Other processes are kept out by
-    // the lock file and the file's mode; should one write all the same, the copy is garbage that the checksum refuses.
+    // SAFETY: `start..end` is within the map (checked above), which lives as long as `self`; `into` is exclusively
+    // borrowed memory of this process, outside the read-only map, so the ranges cannot overlap; u8 has no alignment and
+    // no invalid value. Within this process nobody writes these bytes meanwhile: a slot is written only while it is
+    // free, readers copy only slots that are live, under the index's read lock, and a slot is freed under its write
+    // lock. Other processes are kept out by the lock file and the file's mode; should one write all the same, the copy
+    // is garbage that the checksum refuses.
     unsafe { std::ptr::copy_nonoverlapping(map.as_ptr().add(start), into.as_mut_ptr(), into.len()) };
     Ok(true)
 }
@@ -176,14 +179,17 @@ mod tests {
     fn what_is_written_is_read_through_the_map() {
         let folder = tempfile::tempdir().unwrap();
         let backing = backing(folder.path());
-        backing.set_len(16_384).unwrap();
+        backing.set_length(16_384).unwrap();
         assert!(backing.map.get().is_some());
         backing.write_at(5_000, b"pixels").unwrap();
-        let mut read = [0; 8];
-        backing.read_at(4_999, &mut read).unwrap();
-        assert_eq!(&read, b"\0pixels\0");
-        assert!(backing.read_at(16_380, &mut read).is_err());
-        assert!(backing.read_at(u64::MAX, &mut read).is_err());
+        // As many as go through the map, then as few as do not.
+        for length in [500, 8] {
+            let mut read = vec![0; length];
+            backing.read_at(4_999, &mut read).unwrap();
+            assert_eq!(&read[..8], b"\0pixels\0");
+            assert!(backing.read_at(16_380, &mut read).is_err());
+            assert!(backing.read_at(u64::MAX, &mut read).is_err());
+        }
     }
 
     #[test]
@@ -191,7 +197,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let backing = backing(folder.path());
-        backing.set_len(1 << 20).unwrap();
+        backing.set_length(1 << 20).unwrap();
         let metadata = backing.file.metadata().unwrap();
         assert!(metadata.blocks() * 512 >= 1 << 20, "{} blocks", metadata.blocks());
         assert_eq!(metadata.mode() & 0o777, 0o600);
@@ -201,8 +207,8 @@ mod tests {
     fn a_truncation_from_outside_is_an_error_and_not_a_signal() {
         let folder = tempfile::tempdir().unwrap();
         let backing = backing(folder.path());
-        backing.set_len(1 << 20).unwrap();
+        backing.set_length(1 << 20).unwrap();
         OpenOptions::new().write(true).open(folder.path().join("file")).unwrap().set_len(4096).unwrap();
-        assert!(backing.read_at(8_192, &mut [0; 100]).is_err());
+        assert!(backing.read_at(8_192, &mut [0; 1_000]).is_err());
     }
 }

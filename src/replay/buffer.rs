@@ -11,7 +11,8 @@ use super::file::Wanted;
 use super::layout::{Purpose, SlotMeta};
 use super::policies::{self, Offer, Policy};
 use super::reader::StoreReader;
-use super::store::{Committed, FrameStore, Recovery};
+use super::shared::{Committed, Recovery};
+use super::store::FrameStore;
 
 /// Channels of the encoder's input.
 const CHANNELS: usize = 3;
@@ -91,8 +92,8 @@ impl ReplayBuffer {
         Ok(wanted.geometry([0; 16])?.file_length())
     }
 
-    /// Lets the policy decide about a frame and stores it if so. The decision counts, and may be acknowledged, from the next
-    /// [`commit`](Self::commit) on.
+    /// Lets the policy decide about a frame and stores it if so. The decision counts, and may be acknowledged, from the
+    /// next [`commit`](Self::commit) on.
     ///
     /// # Errors
     /// [`ReplayError::GroupFull`] where [`room`](Self::room) is 0: commit and offer it again. After any error the frame
@@ -124,8 +125,8 @@ impl ReplayBuffer {
         self.store.room()
     }
 
-    /// Ends the group: its images are now visible, and with `durability = "sync"` on the disk. With `"none"` a power cut may lose
-    /// frames that were acknowledged; the end of the process does not.
+    /// Ends the group: its images are now visible, and with `durability = "sync"` on the disk. With `"none"` a power
+    /// cut may lose frames that were acknowledged; the end of the process does not.
     ///
     /// # Errors
     /// See [`FrameStore::commit`]: where [`ReplayError::is_fatal`], nothing must be acknowledged any more.
@@ -144,8 +145,8 @@ impl ReplayBuffer {
         self.store.commit()
     }
 
-    /// Removes a frame for good: when it returns, its pixels are nowhere in the file, not even where it was replaced before. False where it was
-    /// not stored. Commits what is pending; a few syncs.
+    /// Removes a frame for good: when it returns, its pixels are nowhere in the file, not even where it was replaced
+    /// before. False where it was not stored. Commits what is pending; a few syncs.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).

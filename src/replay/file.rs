@@ -10,7 +10,8 @@ use super::ReplayError;
 use super::backing::FileBacking;
 use super::layout::{Geometry, Identity, MOST_SLOTS, Purpose, Shape};
 use super::lock::LockFile;
-use super::store::{FrameStore, Recovery};
+use super::shared::Recovery;
+use super::store::FrameStore;
 
 /// What a store has to be like. An existing file that is not is refused, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,8 @@ fn require_room(path: &Path, needed: u64) -> Result<(), ReplayError> {
     }
 }
 
-/// Not a secret: it only has to differ from file to file. Independent of the configured seed, which two files may share.
+/// Not a secret: it only has to differ from file to file. Independent of the configured seed, which two files may
+/// share.
 fn new_identity(path: &Path) -> Identity {
     let entropy = std::hash::RandomState::new().build_hasher().finish();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -123,8 +125,8 @@ fn new_identity(path: &Path) -> Identity {
     identity
 }
 
-/// Network file systems neither order writes as promised nor lock reliably; file systems that copy on write can run out of room on
-/// overwriting, which is survived but worth a word. Numbers: linux/magic.h.
+/// Network file systems neither order writes as promised nor lock reliably; file systems that copy on write can run out
+/// of room on overwriting, which is survived but worth a word. Numbers: linux/magic.h.
 #[cfg(target_os = "linux")]
 fn check_file_system(folder: &Path) -> Result<(), ReplayError> {
     const NETWORK: [(u32, &str); 6] = [

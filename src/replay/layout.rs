@@ -49,13 +49,13 @@
 //!
 //! A free slot's header is 128 zeros.
 //!
-//! The CRC is the IEEE one of `crc32fast` (the polynomial of zlib and PNG), which is faster here than the Castagnoli one. Every CRC
-//! starts with 24 bytes that are not in the place it guards: the identity of the file, then the number of the physical slot (u64; for
-//! superblocks 2^64 - 1 and 2^64 - 2, for the geometry 2^64 - 3 with an identity of zeros). So blocks of an older file in the same place, and writes
-//! that went to another slot, never pass for valid.
+//! The CRC is the IEEE one of `crc32fast` (the polynomial of zlib and PNG), which is faster here than the Castagnoli
+//! one. Every CRC starts with 24 bytes that are not in the place it guards: the identity of the file, then the number
+//! of the physical slot (u64; for superblocks 2^64 - 1 and 2^64 - 2, for the geometry 2^64 - 3 with an identity of
+//! zeros). So blocks of an older file in the same place, and writes that went to another slot, never pass for valid.
 //!
-//! Unknown incompatible features refuse the file; unknown bits of the other two words: the second refuses it too, as this program
-//! has no read-only mode, the third is ignored.
+//! Unknown incompatible features refuse the file; unknown bits of the other two words: the second refuses it too, as
+//! this program has no read-only mode, the third is ignored.
 
 mod geometry;
 mod slot;

@@ -1,13 +1,15 @@
-//! The bounded memory of what was seen: a file of a fixed size, a policy that says which images stay, and readers that never wait for the disk.
+//! The bounded memory of what was seen: a file of a fixed size, a policy that says which images stay, and readers that
+//! never wait for the disk.
 //!
-//! [`ReplayBuffer`] is the front door: offer, commit, then acknowledge. [`FrameStore`] below it keeps images in slots that the
-//! caller chooses (probes). `layout` draws the file byte by byte, `policies` says which images stay, `backing` is the only
-//! place that touches mapped memory. Decoding, sources and acknowledgements are others' work.
+//! [`ReplayBuffer`] is the front door: offer, commit, then acknowledge. [`FrameStore`] below it keeps images in slots
+//! that the caller chooses (probes). `layout` draws the file byte by byte, `policies` says which images stay, `backing`
+//! is the only place that touches mapped memory. Decoding, sources and acknowledgements are others' work.
 //!
 //! # The promise
-//! A frame acknowledged after a `commit` with `durability = "sync"` survives the kill of the process, a crash of the kernel
-//! and a power cut, provided that the drive honours flushes and completes or rejects a sector's write: after a restart it is in the buffer, unless a later acknowledged frame
-//! replaced it or the policy had rejected it. A frame not acknowledged is there wholly or not at all. An image whose checksum fails is dropped, counted and logged, and
+//! A frame acknowledged after a `commit` with `durability = "sync"` survives the kill of the process, a crash of the
+//! kernel and a power cut, provided that the drive honours flushes and completes or rejects a sector's write: after a
+//! restart it is in the buffer, unless a later acknowledged frame replaced it or the policy had rejected it. A frame
+//! not acknowledged is there wholly or not at all. An image whose checksum fails is dropped, counted and logged, and
 //! never served. Not covered: a drive that lies, other writers to the file, network file systems (refused).
 //!
 //! # Example
@@ -32,6 +34,7 @@
 
 mod backing;
 mod buffer;
+mod erase;
 mod error;
 mod file;
 mod index;
@@ -40,6 +43,7 @@ mod lock;
 pub mod policies;
 mod reader;
 mod recover;
+mod shared;
 mod store;
 
 #[cfg(test)]
@@ -51,4 +55,5 @@ pub use error::ReplayError;
 pub use file::Wanted;
 pub use layout::{Counters, Geometry, Purpose, Shape, SlotMeta};
 pub use reader::{Batch, BufferStatistics, Snapshot, StoreReader, Stored};
-pub use store::{Committed, FrameStore, Recovery};
+pub use shared::{Committed, Recovery};
+pub use store::FrameStore;

@@ -1,6 +1,6 @@
 //! Reading while another thread writes: copies of committed images, each checked against its checksum.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::stream::FrameId;
 use super::backing::{Backing, FileBacking};
 use super::index::Entry;
 use super::layout::{Geometry, HEADER, SlotMeta, payload_crc};
-use super::store::Shared;
+use super::shared::Shared;
 
 /// A stored image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +87,8 @@ impl<B: Backing> StoreReader<B> {
         self.len() == 0
     }
 
-    /// `count` different images, uniformly at random; all of them, in random order, where there are no more. The same store and the same
-    /// generator give the same batch. A commit waits for the copy of the batch.
+    /// `count` different images, uniformly at random; all of them, in random order, where there are no more. The same
+    /// store and the same generator give the same batch. A commit waits for the copy of the batch.
     pub fn sample(&self, count: usize, random: &mut Random) -> Batch {
         loop {
             let index = self.shared.index();
@@ -99,7 +99,8 @@ impl<B: Backing> StoreReader<B> {
             if bad.is_empty() {
                 return batch;
             }
-            // A whole new draw: to make up for the damaged ones only would be the same, and harder to see. Each round drops at least one.
+            // A whole new draw: to make up for the damaged ones only would be the same, and harder to see. Each round
+            // drops at least one.
             self.drop_damaged(&bad);
         }
     }
@@ -187,7 +188,7 @@ impl<B: Backing> StoreReader<B> {
     pub fn statistics(&self) -> BufferStatistics {
         let index = self.shared.index();
         let counters = index.counters;
-        let waiting = self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner).len() as u64;
+        let waiting = self.shared.dropped().len() as u64;
         let ids = || index.live_entries().map(|(_, entry)| entry.meta.id);
         BufferStatistics {
             slots: index.slots(),
@@ -226,7 +227,7 @@ impl<B: Backing> StoreReader<B> {
         let geometry = self.geometry();
         let offset = geometry.slot_offset(entry.physical) + HEADER as u64;
         #[cfg(test)]
-        if self.shared.planted == Some(super::store::PlantedBug::NoPayloadCrc) {
+        if self.shared.planted == Some(super::shared::PlantedBug::NoPayloadCrc) {
             return self.shared.backing.read_at(offset, into).is_ok();
         }
         self.shared.backing.read_at(offset, into).is_ok()
@@ -245,7 +246,7 @@ impl<B: Backing> StoreReader<B> {
                 continue;
             }
             index.remove(slot);
-            self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(entry.physical);
+            self.shared.dropped().push(entry.physical);
             let (path, frame) = (self.shared.backing.path().display(), entry.meta.id.0);
             tracing::warn!(%path, slot, frame, "a stored image is damaged and was dropped");
         }

@@ -1,8 +1,9 @@
 //! The start: which file is this, and which copies of which slots count.
 //!
-//! Of every logical slot the copy with the highest write number and a valid header counts. The pixels of copies that were
-//! known to be on the disk are checked when they are first read; those of later ones are checked here, because the header of an unfinished
-//! write may have reached the disk without its pixels, and an older, acknowledged copy is then still there.
+//! Of every logical slot the copy with the highest write number and a valid header counts. The pixels of copies that
+//! were known to be on the disk are checked when they are first read; those of later ones are checked here, because the
+//! header of an unfinished write may have reached the disk without its pixels, and an older, acknowledged copy is then
+//! still there.
 
 use super::ReplayError;
 use super::backing::Backing;
@@ -13,7 +14,7 @@ use super::layout::{
     payload_crc,
 };
 use super::policies;
-use super::store::{Recovery, Shared};
+use super::shared::{Recovery, Shared};
 
 /// What a scan found.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ pub(super) fn geometry<B: Backing>(backing: &B, wanted: &Wanted) -> Result<Geome
         _ => return Err(ReplayError::DamagedGeometry { path: path.into() }),
     };
     require_wanted(backing, &geometry, wanted)?;
-    let found = backing.len().map_err(|source| ReplayError::Io { operation: "measure", path: path.into(), source })?;
+    let found =
+        backing.length().map_err(|source| ReplayError::Io { operation: "measure", path: path.into(), source })?;
     let expected = geometry.file_length();
     if found != expected {
         return Err(ReplayError::Length { path: path.into(), expected, found });
@@ -169,7 +171,7 @@ fn read_header<B: Backing>(shared: &Shared<B>, physical: u32) -> HeaderState {
 
 fn pixels_are_whole<B: Backing>(shared: &Shared<B>, physical: u32, header: &SlotHeader) -> bool {
     #[cfg(test)]
-    if shared.planted == Some(super::store::PlantedBug::NoPayloadCrc) {
+    if shared.planted == Some(super::shared::PlantedBug::NoPayloadCrc) {
         return true;
     }
     let geometry = &shared.geometry;

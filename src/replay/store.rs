@@ -1,96 +1,38 @@
-//! The writer of a store: images go to free slots, become visible and durable together at a commit, and free the slots they
-//! replace only then.
+//! The writer of a store: images go to free slots, become visible and durable together at a commit, and free the slots
+//! they replace only then.
 //!
-//! A live image is never overwritten, so that a crash at any moment leaves either the old copy or the new one. Writes fail
-//! without harm (a full disk); a sync that fails stops the store, because nobody can tell what it lost.
+//! A live image is never overwritten, so that a crash at any moment leaves either the old copy or the new one. Writes
+//! fail without harm (a full disk); a sync that fails stops the store, because nobody can tell what it lost.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use crate::stream::FrameId;
 
 use super::ReplayError;
 use super::backing::Backing;
 use super::file::{Wanted, free_bytes};
-use super::index::{Entry, Index};
+use super::index::Entry;
 use super::layout::{
     Counters, GEOMETRY_OFFSETS, Geometry, HEADER, SlotHeader, SlotMeta, Superblock, payload_crc, superblock_offset,
 };
 use super::reader::StoreReader;
 use super::recover;
-
-/// A commit that has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Committed {
-    /// Images it stored.
-    pub stored: usize,
-    /// Whether it is on the disk, and not only in the system's cache.
-    pub durable: bool,
-    /// Version of the contents that readers see from now on.
-    pub version: u64,
-}
-
-/// What a start found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Images that came back.
-    pub live: usize,
-    /// Images of a commit that had not ended, of which not everything had reached the disk. They were never acknowledged.
-    pub unfinished: usize,
-    /// Slots whose header was neither valid nor empty.
-    pub damaged: usize,
-    /// Both superblocks were damaged: the counters start again from what the slots say.
-    pub counters_lost: bool,
-}
-
-/// Planted faults, by which the crash simulator proves that it would find them.
 #[cfg(test)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PlantedBug {
-    EarlySlotReuse,
-    NoPayloadCrc,
-    SkipSync,
-    InPlaceWrite,
-    WatermarkTooNew,
-    RecoveryWithoutSync,
-    RecoveryVouchesForUnfinished,
-}
+use super::shared::PlantedBug;
+use super::shared::{Committed, Recovery, Shared};
 
-/// What the writer and the readers share.
-#[derive(Debug)]
-pub(super) struct Shared<B> {
-    pub backing: B,
-    pub geometry: Geometry,
-    index: RwLock<Index>,
-    /// Physical slots that a reader found damaged and took out of the index; the writer wipes them.
-    pub dropped: Mutex<Vec<u32>>,
-    stopped: OnceLock<String>,
-    #[cfg(test)]
-    pub planted: Option<PlantedBug>,
-}
-
-impl<B> Shared<B> {
-    /// A panic of another thread under the lock cannot leave the index half-changed in a way that matters: all checks are made
-    /// before the first change.
-    pub fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A fixed number of slots for images of one shape. The caller says which slot an image goes to; what is there is replaced.
+/// A fixed number of slots for images of one shape. The caller says which slot an image goes to; what is there is
+/// replaced.
 ///
 /// One writer; any number of [`StoreReader`]s, who see committed images only and are not kept waiting by the disk.
 #[derive(Debug)]
 pub struct FrameStore<B: Backing> {
-    shared: Arc<Shared<B>>,
+    pub(super) shared: Arc<Shared<B>>,
     /// Physical slots that may be written, their headers wiped.
-    free: VecDeque<u32>,
+    pub(super) free: VecDeque<u32>,
     /// Physical slots that will be free once their headers are wiped.
-    to_wipe: Vec<u32>,
+    pub(super) to_wipe: Vec<u32>,
     /// Written and not committed, by logical slot.
     pending: BTreeMap<u32, Entry>,
     /// Physical slots replaced within this group.
@@ -103,7 +45,7 @@ pub struct FrameStore<B: Backing> {
     last_write: u64,
     durable_write: u64,
     /// Whether everything written has been synced.
-    synced: bool,
+    pub(super) synced: bool,
     scratch: Vec<u8>,
 }
 
@@ -114,7 +56,7 @@ impl<B: Backing> FrameStore<B> {
     /// [`ReplayError::NoSpace`] where the room cannot be reserved, [`ReplayError::Io`] otherwise.
     pub fn create(backing: B, geometry: Geometry) -> Result<Self, ReplayError> {
         let length = geometry.file_length();
-        backing.set_len(length).map_err(|source| match source.kind() {
+        backing.set_length(length).map_err(|source| match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ReplayError::NoSpace {
                 path: backing.path().into(),
                 needed: length,
@@ -125,7 +67,7 @@ impl<B: Backing> FrameStore<B> {
         let written = GEOMETRY_OFFSETS.iter().try_for_each(|&offset| backing.write_at(offset, &geometry.encode()));
         written.and_then(|()| backing.sync()).map_err(|source| io_error(&backing, "write the geometry of", source))?;
         let found = recover::Found::empty(&geometry);
-        let mut store = Self::assemble(Self::share(backing, geometry), found);
+        let mut store = Self::assemble(Shared::new(backing, geometry), found);
         store.flush()?;
         Ok(store)
     }
@@ -136,11 +78,11 @@ impl<B: Backing> FrameStore<B> {
     /// Where the file is no store, or not the one that is wanted. Damaged slots are no error: they are counted.
     pub fn open(backing: B, wanted: &Wanted) -> Result<(Self, Recovery), ReplayError> {
         let geometry = recover::geometry(&backing, wanted)?;
-        Self::recover(Self::share(backing, geometry))
+        Self::recover(Shared::new(backing, geometry))
     }
 
-    /// The scan and what follows it: nothing is changed before all was read, and all that was read is made durable before
-    /// anything older is wiped. After the kill of a process the newest copies may be in the system's cache only.
+    /// The scan and what follows it: nothing is changed before all was read, and all that was read is made durable
+    /// before anything older is wiped. After the kill of a process the newest copies may be in the system's cache only.
     fn recover(shared: Shared<B>) -> Result<(Self, Recovery), ReplayError> {
         let found = recover::scan(&shared)?;
         let recovery = found.recovery;
@@ -163,18 +105,6 @@ impl<B: Backing> FrameStore<B> {
         Ok((store, recovery))
     }
 
-    fn share(backing: B, geometry: Geometry) -> Shared<B> {
-        Shared {
-            backing,
-            geometry,
-            index: RwLock::new(Index::new(geometry.slots())),
-            dropped: Mutex::default(),
-            stopped: OnceLock::new(),
-            #[cfg(test)]
-            planted: None,
-        }
-    }
-
     fn assemble(shared: Shared<B>, found: recover::Found) -> Self {
         let geometry = shared.geometry;
         {
@@ -194,7 +124,8 @@ impl<B: Backing> FrameStore<B> {
             superblock: found.superblock,
             counters: found.counters,
             last_write: found.last_write,
-            // Not `last_write`, although all that counts is on the disk by now: unfinished writes are not wiped there yet.
+            // Not `last_write`, although all that counts is on the disk by now: unfinished writes are not wiped there
+            // yet.
             durable_write: found.superblock.durable_write,
             synced: true,
             scratch: vec![0; HEADER + geometry.shape.bytes()],
@@ -229,11 +160,12 @@ impl<B: Backing> FrameStore<B> {
         }
     }
 
-    /// Writes an image, (side, side, channels) bytes, into a slot. Visible, durable and acknowledged with the next commit only.
-    /// Returns the frame it replaces.
+    /// Writes an image, (side, side, channels) bytes, into a slot. Visible, durable and acknowledged with the next
+    /// commit only. Returns the frame it replaces.
     ///
     /// # Errors
-    /// [`ReplayError::GroupFull`] asks for a commit; after [`ReplayError::Io`] the image is not stored and the store goes on.
+    /// [`ReplayError::GroupFull`] asks for a commit; after [`ReplayError::Io`] the image is not stored and the store
+    /// goes on.
     pub fn put(&mut self, slot: usize, meta: SlotMeta, payload: &[u8]) -> Result<Option<FrameId>, ReplayError> {
         self.check()?;
         let logical = self.check_slot(slot)?;
@@ -254,7 +186,7 @@ impl<B: Backing> FrameStore<B> {
         Ok(replaced)
     }
 
-    fn check_slot(&self, slot: usize) -> Result<u32, ReplayError> {
+    pub(super) fn check_slot(&self, slot: usize) -> Result<u32, ReplayError> {
         let slots = self.geometry().slots();
         u32::try_from(slot).ok().filter(|_| slot < slots).ok_or(ReplayError::NoSuchSlot { slot, slots })
     }
@@ -293,23 +225,23 @@ impl<B: Backing> FrameStore<B> {
         })
     }
 
-    /// Makes everything written since the last commit durable, visible to readers, and safe to acknowledge. Readers go on
-    /// while the disk syncs.
+    /// Makes everything written since the last commit durable, visible to readers, and safe to acknowledge. Readers go
+    /// on while the disk syncs.
     ///
     /// # Errors
     /// After [`ReplayError::Io`] (a write failed) nothing is lost and the commit can be tried again; after
     /// [`ReplayError::Stopped`] (a sync failed) only a restart helps.
     pub fn commit(&mut self) -> Result<Committed, ReplayError> {
         self.check()?;
-        let idle = self.synced && self.counters == self.superblock.counters && self.nothing_dropped();
+        let idle = self.synced && self.counters == self.superblock.counters && self.shared.dropped().is_empty();
         if idle {
             return Ok(Committed { stored: 0, durable: true, version: self.shared.index().version });
         }
         self.flush()
     }
 
-    /// The same for readers, without waiting for the disk: the end of the process loses nothing, a power cut may lose what came
-    /// after the last [`commit`](Self::commit), older copies of the same slots included.
+    /// The same for readers, without waiting for the disk: the end of the process loses nothing, a power cut may lose
+    /// what came after the last [`commit`](Self::commit), older copies of the same slots included.
     ///
     /// # Errors
     /// As [`commit`](Self::commit).
@@ -320,7 +252,7 @@ impl<B: Backing> FrameStore<B> {
         Ok(self.publish_pending(false))
     }
 
-    fn flush(&mut self) -> Result<Committed, ReplayError> {
+    pub(super) fn flush(&mut self) -> Result<Committed, ReplayError> {
         self.check()?;
         self.wipe()?;
         self.write_superblock()?;
@@ -351,7 +283,7 @@ impl<B: Backing> FrameStore<B> {
         self.durable_write
     }
 
-    fn sync(&mut self) -> Result<(), ReplayError> {
+    pub(super) fn sync(&mut self) -> Result<(), ReplayError> {
         #[cfg(test)]
         if self.shared.planted == Some(PlantedBug::SkipSync) {
             return Ok(());
@@ -373,7 +305,7 @@ impl<B: Backing> FrameStore<B> {
         self.group = 0;
         self.to_wipe.append(&mut self.superseded);
         // Only now: the wipes of copies that these damaged ones had replaced are on the disk.
-        let dropped = std::mem::take(&mut *self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        let dropped = std::mem::take(&mut *self.shared.dropped());
         self.counters.damaged += dropped.len() as u64;
         self.to_wipe.extend(dropped);
         let version = {
@@ -395,8 +327,8 @@ impl<B: Backing> FrameStore<B> {
         Committed { stored, durable, version }
     }
 
-    /// Zeroes the headers of slots that are no longer in use, so that they cannot come back should the newer copy rot, and frees
-    /// them. They are wiped before the next superblock that could vouch for them is written.
+    /// Zeroes the headers of slots that are no longer in use, so that they cannot come back should the newer copy rot,
+    /// and frees them. They are wiped before the next superblock that could vouch for them is written.
     fn wipe(&mut self) -> Result<(), ReplayError> {
         while let Some(&physical) = self.to_wipe.last() {
             self.synced = false;
@@ -407,58 +339,12 @@ impl<B: Backing> FrameStore<B> {
         Ok(())
     }
 
-    /// Empties slots and erases their pixels from the file; commits what is pending before. Durable when it returns.
-    /// Returns how many of them held an image.
-    ///
-    /// # Errors
-    /// As [`commit`](Self::commit). After [`ReplayError::Io`] the images are no longer served, but may still be in the file.
-    pub fn remove(&mut self, slots: &[usize]) -> Result<usize, ReplayError> {
-        let slots = slots.iter().map(|&slot| self.check_slot(slot)).collect::<Result<Vec<_>, _>>()?;
-        // First what is pending, then the wipes of older copies of the same slots: else one of them could come back instead.
-        self.flush()?;
-        self.sync()?;
-        let removed: Vec<u32> = {
-            let mut index = self.shared.index_mut();
-            slots.iter().filter_map(|&slot| index.remove(slot)).map(|entry| entry.physical).collect()
-        };
-        self.to_wipe.extend(&removed);
-        self.counters.forgotten += removed.len() as u64;
-        // The pixels before the header: a slot that still has its header is found again after a crash, and asked for again.
-        self.erase(&removed)?;
-        self.sync()?;
-        self.flush()?;
-        Ok(removed.len())
-    }
-
-    /// Erases the pixels that replaced images left in free slots, durably with the next commit.
-    ///
-    /// # Errors
-    /// [`ReplayError::Io`].
-    pub fn erase_free(&mut self) -> Result<(), ReplayError> {
-        self.check()?;
-        let free: Vec<u32> = self.free.iter().copied().collect();
-        self.erase(&free)
-    }
-
-    fn erase(&mut self, physical: &[u32]) -> Result<(), ReplayError> {
-        let zeros = vec![0; self.geometry().shape.bytes()];
-        for &physical in physical {
-            self.synced = false;
-            self.write(self.geometry().slot_offset(physical) + HEADER as u64, &zeros, "erase a slot of")?;
-        }
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, bytes: &[u8], operation: &'static str) -> Result<(), ReplayError> {
+    pub(super) fn write(&self, offset: u64, bytes: &[u8], operation: &'static str) -> Result<(), ReplayError> {
         let backing = &self.shared.backing;
         backing.write_at(offset, bytes).map_err(|source| io_error(backing, operation, source))
     }
 
-    fn nothing_dropped(&self) -> bool {
-        self.shared.dropped.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    fn check(&self) -> Result<(), ReplayError> {
+    pub(super) fn check(&self) -> Result<(), ReplayError> {
         match self.shared.stopped.get() {
             Some(cause) => Err(ReplayError::Stopped { cause: cause.clone() }),
             None => Ok(()),
@@ -475,7 +361,7 @@ impl<B: Backing> FrameStore<B> {
         planted: Option<PlantedBug>,
     ) -> Result<(Self, Recovery), ReplayError> {
         let geometry = recover::geometry(&backing, wanted)?;
-        let mut shared = Self::share(backing, geometry);
+        let mut shared = Shared::new(backing, geometry);
         shared.planted = planted;
         Self::recover(shared)
     }

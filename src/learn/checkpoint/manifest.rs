@@ -46,7 +46,8 @@ struct Entry {
     blake3: String,
 }
 
-/// The files of a generation. Whole numbers and strings only, so that it is written the same way again and its own hash can be checked.
+/// The files of a generation. Whole numbers and strings only, so that it is written the same way again and its own hash
+/// can be checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -138,8 +139,8 @@ fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Reads a regular file of at most `most` bytes. Never follows a link, never waits for a pipe, and takes no more memory than
-/// the file is long, whatever a manifest says.
+/// Reads a regular file of at most `most` bytes. Never follows a link, never waits for a pipe, and takes no more memory
+/// than the file is long, whatever a manifest says.
 fn read_regular(folder: &Path, name: &str, most: u64) -> Result<Vec<u8>, Reason> {
     let unreadable = |error: io::Error| Reason::Unreadable { name: name.into(), message: error.to_string() };
     let path = folder.join(name);

@@ -25,8 +25,8 @@ pub struct Counters {
 pub struct Superblock {
     /// 1 more than the other superblock's.
     pub sequence: u64,
-    /// The last write of the last commit that was known to be on the disk when this one was *written*. Not of its own commit:
-    /// this block may reach the disk before the slots it travels with.
+    /// The last write of the last commit that was known to be on the disk when this one was *written*. Not of its own
+    /// commit: this block may reach the disk before the slots it travels with.
     pub durable_write: u64,
     /// The last write number given out.
     pub last_write: u64,

@@ -20,13 +20,20 @@ pub struct Offer {
     pub slots: usize,
 }
 
+impl Offer {
+    pub fn new(id: FrameId, seen: u64, slots: usize) -> Self {
+        Self { id, seen, slots }
+    }
+}
+
 /// A decision about each offered frame, in their order.
 ///
-/// It has to come out the same after a restart. So it may depend on the offer and on what is stored, but not on a state of
-/// its own that would be lost: random numbers are drawn for the number of the frame. A policy that looks at features keeps them by
-/// [`FrameId`], as a cache that can be filled again from the stored images.
+/// It has to come out the same after a restart. So it may depend on the offer and on what is stored, but not on a state
+/// of its own that would be lost: random numbers are drawn for the number of the frame. A policy that looks at features
+/// keeps them by [`FrameId`], as a cache that can be filled again from the stored images.
 pub trait Policy: Send + Sync {
-    /// The slot for the frame, whose content it replaces, or none to reject it. Cost: O(1) unless the policy says otherwise.
+    /// The slot for the frame, whose content it replaces, or none to reject it. Cost: O(1) unless the policy says
+    /// otherwise.
     fn place(&mut self, offer: &Offer) -> Option<usize>;
 }
 

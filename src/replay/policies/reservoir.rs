@@ -4,8 +4,9 @@ use super::{Offer, Policy};
 
 /// A uniform sample of everything offered (Vitter, "Random sampling with a reservoir", 1985, algorithm R).
 ///
-/// The first frames fill the slots. The n-th after them draws a number below n: if that is a slot, the frame replaces what is there.
-/// A slot that was emptied on request or by damage is refilled by that draw only: to fill it with the next frame would favour that one.
+/// The first frames fill the slots. The n-th after them draws a number below n: if that is a slot, the frame replaces
+/// what is there. A slot that was emptied on request or by damage is refilled by that draw only: to fill it with the
+/// next frame would favour that one.
 #[derive(Debug, Clone, Copy)]
 pub struct Reservoir {
     seed: Seed,
@@ -54,8 +55,8 @@ mod tests {
         }
         let chance = slots as f64 / frames as f64;
         let expected = runs as f64 * chance;
-        // Inclusions of one run are dependent (they sum to 10); dividing by (1 - chance) makes the statistic one of chi square
-        // with 99 degrees of freedom, whose 0.999 quantile is 148.2.
+        // Inclusions of one run are dependent (they sum to 10); dividing by (1 - chance) makes the statistic one of chi
+        // square with 99 degrees of freedom, whose 0.999 quantile is 148.2.
         let statistic: f64 = hits.iter().map(|hits: &f64| (hits - expected).powi(2) / expected).sum();
         let statistic = statistic / (1.0 - chance) * (frames as f64 - 1.0) / frames as f64;
         assert!(statistic < 148.2, "chi square {statistic}");

@@ -1,13 +1,13 @@
 //! Power cuts at every moment of random workloads, in recovery too.
 //!
-//! After each cut the store has to hold, in every slot, what was acknowledged or something newer; whole; and nothing else. `LUMPD_CRASH_IMAGES` sets
-//! how many cuts are tried, for a long run in release mode.
+//! After each cut the store has to hold, in every slot, what was acknowledged or something newer; whole; and nothing
+//! else. `LUMPD_CRASH_IMAGES` sets how many cuts are tried, for a long run in release mode.
 
 use std::collections::BTreeMap;
 
 use crate::config::{Random, Seed};
 use crate::replay::ReplayError;
-use crate::replay::store::{FrameStore, PlantedBug};
+use crate::replay::{shared::PlantedBug, store::FrameStore};
 
 use super::simulator::{Operation, Simulated, meta, pixels, power_cut, wanted};
 

@@ -9,7 +9,7 @@ use crate::config::Seed;
 use crate::replay::backing::Backing;
 use crate::replay::file::Wanted;
 use crate::replay::layout::Purpose;
-use crate::replay::store::{FrameStore, PlantedBug};
+use crate::replay::{shared::PlantedBug, store::FrameStore};
 use crate::stream::FrameId;
 
 use super::simulator::{Simulated, meta, pixels, wanted};
@@ -41,7 +41,7 @@ fn every_flipped_byte_is_noticed_or_irrelevant() {
         let (store, _) = FrameStore::open(Simulated::new(damaged.clone()), &small()).unwrap();
         let reader = store.reader();
         let batch = reader.sample(3, &mut Seed(0).random("sample", 0));
-        assert!(batch.ids.len() >= 1, "byte {at} costs more than one image");
+        assert!(!batch.ids.is_empty(), "byte {at} costs more than one image");
         for (id, image) in batch.ids.iter().zip(batch.pixels.chunks(length)) {
             assert_eq!(image, pixels(id.0, length), "byte {at}");
             assert_eq!(reader.meta(*id), Some(meta(id.0)), "byte {at}");
@@ -181,8 +181,8 @@ impl Backing for Slow {
     fn path(&self) -> &Path {
         self.disk.path()
     }
-    fn len(&self) -> io::Result<u64> {
-        self.disk.len()
+    fn length(&self) -> io::Result<u64> {
+        self.disk.length()
     }
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(offset, into)
@@ -197,8 +197,8 @@ impl Backing for Slow {
         }
         self.disk.sync()
     }
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.disk.set_len(length)
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.disk.set_length(length)
     }
 }
 

@@ -63,7 +63,7 @@ impl Backing for Simulated {
         Path::new("simulated")
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn length(&self) -> io::Result<u64> {
         Ok(self.disk().cache.len() as u64)
     }
 
@@ -92,14 +92,14 @@ impl Backing for Simulated {
         Ok(())
     }
 
-    fn set_len(&self, length: u64) -> io::Result<()> {
+    fn set_length(&self, length: u64) -> io::Result<()> {
         self.disk().cache.resize(length as usize, 0);
         Ok(())
     }
 }
 
-/// A disk as a power cut may leave it: `durable`, then an arbitrary choice of the units of `unsynced` writes, and sometimes one of
-/// these units as garbage.
+/// A disk as a power cut may leave it: `durable`, then an arbitrary choice of the units of `unsynced` writes, and
+/// sometimes one of these units as garbage.
 pub fn power_cut(durable: &[u8], unsynced: &[(usize, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut image = durable.to_vec();
     // Every subset can come up, the two ends more often.
