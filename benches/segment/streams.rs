@@ -12,6 +12,9 @@ pub const PIXELS: usize = SIDE * SIDE * 3;
 /// Images of the test set, which the domains are made of.
 const TEST: usize = 10_000;
 
+/// Frames of a change-free run.
+const RUN: usize = 8_000;
+
 pub const DOMAINS: [&str; 10] =
     ["clean", "invert", "rot90", "blur", "dark", "bright", "contrast", "gray", "noise", "warm"];
 
@@ -170,14 +173,14 @@ impl Pool {
     pub fn changeless(&self, run: u64) -> Vec<Vec<f32>> {
         let mut random = Seed(0xca11).random("changeless", run);
         match run % 3 {
-            0 => self.classes(&mut random, &(0..10).collect::<Vec<_>>(), 12_000),
+            0 => self.classes(&mut random, &(0..10).collect::<Vec<_>>(), RUN),
             1 => {
                 let order = permutation(&mut random, 10);
-                self.classes(&mut random, &order[..2], 12_000)
+                self.classes(&mut random, &order[..2], RUN)
             }
             _ => {
                 let domain = random.below(DOMAINS.len() as u64) as usize;
-                self.domain(&mut random, domain, TEST)
+                self.domain(&mut random, domain, RUN)
             }
         }
     }
@@ -250,7 +253,15 @@ fn transform(image: &[u8], domain: usize, number: u64) -> Vec<u8> {
 fn blur(image: &[u8], sigma: f64) -> Vec<u8> {
     let weights: Vec<f64> = (-3i32..=3).map(|d| (-f64::from(d * d) / (2.0 * sigma * sigma)).exp()).collect();
     let sum: f64 = weights.iter().sum();
-    let mirror = |at: i32| (if at < 0 { -1 - at } else if at > 31 { 63 - at } else { at }) as usize;
+    let mirror = |at: i32| {
+        (if at < 0 {
+            -1 - at
+        } else if at > 31 {
+            63 - at
+        } else {
+            at
+        }) as usize
+    };
     let pass = |source: &[f64], along_rows: bool| -> Vec<f64> {
         let tap = |i: usize, d: i32| {
             let (row, column) = (i / 3 / SIDE, i / 3 % SIDE);

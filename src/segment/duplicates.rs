@@ -88,11 +88,8 @@ impl NearDuplicates {
 }
 
 fn median_distance(sample: &[Vec<f32>]) -> f32 {
-    let mut distances: Vec<f32> = sample
-        .iter()
-        .enumerate()
-        .flat_map(|(i, a)| sample[..i].iter().map(move |b| squared_distance(a, b)))
-        .collect();
+    let mut distances: Vec<f32> =
+        sample.iter().enumerate().flat_map(|(i, a)| sample[..i].iter().map(move |b| squared_distance(a, b))).collect();
     if distances.is_empty() {
         return 0.0;
     }

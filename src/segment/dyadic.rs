@@ -181,7 +181,8 @@ impl Detector for DyadicT2 {
         let since_alarm = reader.optional()?;
         let frames_collected = reader.u64()?;
         let collected = reader.f32s()?;
-        let whole = if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
+        let whole =
+            if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
         if frames_collected >= REFERENCE as u64 || !whole {
             return Err(SegmentError::State("its reference does not fit"));
         }
@@ -305,7 +306,8 @@ fn add(sums: &mut Sums, coordinates: &Coordinates, sign: f64) {
 fn variance_ratio(frames: &[Coordinates]) -> f64 {
     let ratios = (0..COMPONENTS).filter_map(|component| {
         let values: Vec<f64> = frames.iter().map(|z| f64::from(z[component])).collect();
-        let means: Vec<f64> = values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
+        let means: Vec<f64> =
+            values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
         let single = variance(&values);
         (single > 1e-6).then(|| BLOCK as f64 * variance(&means) / single)
     });
@@ -353,15 +355,18 @@ mod tests {
     #[test]
     fn a_change_is_found_soon_and_placed_where_it_happened() {
         for seed in 10..20 {
-            let mut detector = DyadicT2::new(50_000);
-            let alarm = (0..2000).find(|&n| {
-                detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift
-            });
+            let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
+            let alarm = (0..2000)
+                .find(|&n| detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift);
             let alarm = alarm.expect("a change found");
             assert!((1000..1080).contains(&alarm), "alarm at {alarm}");
             let change = detector.change().unwrap();
             let first = alarm + 1 - change.samples_back as u64;
-            assert!(first.abs_diff(1000) <= 8 + change.uncertainty as u64, "placed at {first} +- {}", change.uncertainty);
+            assert!(
+                first.abs_diff(1000) <= 8 + change.uncertainty as u64,
+                "placed at {first} +- {}",
+                change.uncertainty
+            );
             assert!(!change.continues);
             assert_eq!(detector.phase(), Phase::Settling);
         }
@@ -370,7 +375,7 @@ mod tests {
     #[test]
     fn a_gradual_change_is_one_change_and_a_second_abrupt_one_another() {
         let ramp = |n: u64| 2.0 * ((n as f64 - 1000.0) / 512.0).clamp(0.0, 1.0);
-        let mut detector = DyadicT2::new(50_000);
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
         let mut changes = Vec::new();
         for n in 0..3000 {
             if detector.update(&frame(30, n, ramp(n))) == Verdict::Drift {
@@ -378,10 +383,16 @@ mod tests {
             }
         }
         assert_eq!(changes.iter().filter(|&&continues| !continues).count(), 1, "{changes:?}");
-        let mut detector = DyadicT2::new(50_000);
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
         let mut changes = Vec::new();
         for n in 0..2500 {
-            let shift = if n < 700 { 0.0 } else if n < 1250 { 1.5 } else { -1.5 };
+            let shift = if n < 700 {
+                0.0
+            } else if n < 1250 {
+                1.5
+            } else {
+                -1.5
+            };
             if detector.update(&frame(31, n, shift)) == Verdict::Drift {
                 changes.push(detector.change().unwrap().continues);
             }
@@ -420,7 +431,9 @@ mod tests {
         for stop in [0u64, 100, 256, 900, 1100, 1400] {
             let shift = |n: u64| if n >= 1000 { 1.0 } else { 0.0 };
             let mut whole = DyadicT2::new(50_000);
-            (0..stop).for_each(|n| drop(whole.update(&frame(60, n, shift(n)))));
+            for n in 0..stop {
+                whole.update(&frame(60, n, shift(n)));
+            }
             let state = whole.state();
             let mut restored = DyadicT2::new(50_000);
             restored.restore(&state).unwrap();

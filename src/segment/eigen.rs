@@ -91,7 +91,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn diagonalise(d: &mut [f64], e: &mut [f64], vectors: &mut [f64], n: usize) {
     for l in 0..n {
         for _ in 0..MOST_ROUNDS {
-            let Some(m) = (l..n - 1).find(|&m| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs())).or(Some(n - 1))
+            let Some(m) =
+                (l..n - 1).find(|&m| e[m].abs() <= f64::EPSILON * (d[m].abs() + d[m + 1].abs())).or(Some(n - 1))
             else {
                 break;
             };

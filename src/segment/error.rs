@@ -23,10 +23,14 @@ pub enum SegmentError {
     #[error("a task's name has 1 to {max} characters and no control characters: choose another")]
     TaskName { max: usize },
     /// The database refused.
-    #[error("the task register cannot be read or written in the state folder's database: check the disk's space and health")]
+    #[error(
+        "the task register cannot be read or written in the state folder's database: check the disk's space and health"
+    )]
     Store(#[source] Box<redb::Error>),
     /// A stored task cannot be understood.
-    #[error("task {task} in the state folder's database is damaged ({reason}): restore the state folder, or start a new one")]
+    #[error(
+        "task {task} in the state folder's database is damaged ({reason}): restore the state folder, or start a new one"
+    )]
     Damaged { task: u32, reason: String },
 }
 

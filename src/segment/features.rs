@@ -21,9 +21,7 @@ const ROW: usize = FILTER_SIDE * 3;
 const PATCH: usize = FILTER_SIDE * ROW;
 /// A patch padded to whole vectors of 16 numbers.
 const PADDED: usize = 112;
-/// Filters applied to a patch at a time: as many running sums as fit the registers.
-const GROUP: usize = 4;
-/// Fixed point of the filters' coefficients: 64 quadrant sums of |response| <= 10.4 * 127 * 4096 stay below 2^31.
+/// Fixed point of the filters' coefficients: the sum of a quadrant's 49 responses, each at most 10.4 * 128 * 4096, stays below 2^31.
 const SCALE: f64 = 4096.0;
 /// Responses below this share of full contrast are noise.
 const OFFSET: i32 = (0.05 * SCALE * 255.0) as i32;
@@ -70,7 +68,12 @@ impl FeatureMap {
         let positions = (side - FILTER_SIDE) / STRIDE + 1;
         let half = positions / 2;
         let mut features = Vec::with_capacity(Self::DIMENSIONS);
-        for (rows, columns) in [(0..half, 0..half), (0..half, half..positions), (half..positions, 0..half), (half..positions, half..positions)] {
+        for (rows, columns) in [
+            (0..half, 0..half),
+            (0..half, half..positions),
+            (half..positions, 0..half),
+            (half..positions, half..positions),
+        ] {
             let count = rows.len() * columns.len();
             let mut sums = [[0i32; 2]; FILTERS];
             for row in rows {
@@ -79,7 +82,9 @@ impl FeatureMap {
                 }
             }
             let unit = 1.0 / (count as f64 * SCALE * 255.0);
-            features.extend((0..2).flat_map(|sign| sums.iter().map(move |sum| (f64::from(sum[sign]) * unit).sqrt() as f32)));
+            features.extend(
+                (0..2).flat_map(|sign| sums.iter().map(move |sum| (f64::from(sum[sign]) * unit).sqrt() as f32)),
+            );
         }
         features
     }
@@ -87,19 +92,19 @@ impl FeatureMap {
     /// Adds the rectified response of every filter to `patch`.
     #[inline]
     fn respond(&self, patch: &[i16; PADDED], sums: &mut [[i32; 2]; FILTERS]) {
-        for (filters, sums) in self.filters.as_chunks::<GROUP>().0.iter().zip(sums.as_chunks_mut::<GROUP>().0) {
-            let mut responses = [0i32; GROUP];
-            for i in 0..PADDED {
-                for (response, filter) in responses.iter_mut().zip(filters) {
-                    *response += i32::from(patch[i]) * i32::from(filter[i]);
-                }
-            }
-            for (sum, response) in sums.iter_mut().zip(responses) {
-                sum[0] += (response - OFFSET).max(0);
-                sum[1] += (-response - OFFSET).max(0);
-            }
+        for (filter, sum) in self.filters.iter().zip(sums) {
+            let response = dot(patch, filter);
+            sum[0] = sum[0].wrapping_add(response.wrapping_sub(OFFSET).max(0));
+            sum[1] = sum[1].wrapping_add(response.wrapping_neg().wrapping_sub(OFFSET).max(0));
         }
     }
+}
+
+/// Wrapping, since a check of every addition would keep the loop from being one multiply-and-add of 8 numbers; [`SCALE`]
+/// says why nothing ever wraps.
+#[inline]
+fn dot(a: &[i16; PADDED], b: &[i16; PADDED]) -> i32 {
+    a.iter().zip(b).fold(0i32, |sum, (&a, &b)| sum.wrapping_add(i32::from(a).wrapping_mul(i32::from(b))))
 }
 
 impl Default for FeatureMap {
@@ -217,7 +222,7 @@ mod tests {
         for weight in FeatureMap::new().filters.iter().flatten() {
             hash.update(&weight.to_le_bytes());
         }
-        assert_eq!(&hash.finalize().to_hex()[..16], "FILTERHASH");
+        assert_eq!(&hash.finalize().to_hex()[..16], "4ba3bb1c91a1249e");
     }
 
     #[test]
@@ -235,9 +240,8 @@ mod tests {
     fn a_larger_image_has_the_features_of_its_box_average() {
         let map = FeatureMap::new();
         let small = picture(32, 2);
-        let large: Vec<u8> = (0..96 * 96 * 3)
-            .map(|i| small[((i / 3 / 96) / 3 * 32 + (i / 3 % 96) / 3) * 3 + i % 3])
-            .collect();
+        let large: Vec<u8> =
+            (0..96 * 96 * 3).map(|i| small[((i / 3 / 96) / 3 * 32 + (i / 3 % 96) / 3) * 3 + i % 3]).collect();
         assert_eq!(map.extract(&large, 96).unwrap(), map.extract(&small, 32).unwrap());
         assert_eq!(average(&vec![77; 45 * 45 * 3], 45), vec![77; 32 * 32 * 3]);
     }

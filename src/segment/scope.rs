@@ -217,10 +217,7 @@ impl ScopeState {
         writer.blob(&self.detector.state());
     }
 
-    pub fn read(
-        reader: &mut Reader<'_>,
-        detector: impl FnOnce() -> Box<dyn Detector>,
-    ) -> Result<Self, SegmentError> {
+    pub fn read(reader: &mut Reader<'_>, detector: impl FnOnce() -> Box<dyn Detector>) -> Result<Self, SegmentError> {
         let scope = Scope::from_key(reader.u64()?).ok_or(SegmentError::State("it is of no source"))?;
         let mut state = Self::new(scope, detector());
         state.last = reader.optional()?.map(FrameId);

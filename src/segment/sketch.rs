@@ -154,7 +154,9 @@ mod tests {
     #[test]
     fn the_distance_is_unbiased_and_tells_a_shift() {
         let same: Vec<f64> = (0..40)
-            .map(|seed| Sketch::of(&points(seed, 256, 0.0)).distance(&Sketch::of(&points(seed + 100, 1000, 0.0)), 1.0).unwrap())
+            .map(|seed| {
+                Sketch::of(&points(seed, 256, 0.0)).distance(&Sketch::of(&points(seed + 100, 1000, 0.0)), 1.0).unwrap()
+            })
             .collect();
         let mean = same.iter().sum::<f64>() / same.len() as f64;
         assert!(mean.abs() < 4e-4, "{mean}");

@@ -180,7 +180,11 @@ impl Timeline {
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.boundaries.iter().flat_map(|(first, task)| [first.0, u64::from(task.0)]).flat_map(u64::to_le_bytes).collect()
+        self.boundaries
+            .iter()
+            .flat_map(|(first, task)| [first.0, u64::from(task.0)])
+            .flat_map(u64::to_le_bytes)
+            .collect()
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -213,10 +217,7 @@ mod tests {
         assert_eq!(timeline.task_of(FrameId(100)), Some(TaskId(2)));
         assert_eq!(timeline.task_of(FrameId(9999)), Some(TaskId(3)));
         timeline.relabel(TaskId(3), TaskId(1));
-        let spans = [
-            Span { first: FrameId(1), last: Some(FrameId(99)) },
-            Span { first: FrameId(200), last: None },
-        ];
+        let spans = [Span { first: FrameId(1), last: Some(FrameId(99)) }, Span { first: FrameId(200), last: None }];
         assert_eq!(timeline.spans(TaskId(1)), spans);
         timeline.relabel(TaskId(2), TaskId(1));
         assert_eq!(timeline.spans(TaskId(1)), [Span { first: FrameId(1), last: None }]);

@@ -5,8 +5,7 @@
 ///
 /// Measured on change-free CIFAR-10 (all classes, pairs of classes, single domains; the detector starts anew after each
 /// alarm, as in use): `cargo bench --bench segment -- --data DIR --calibrate`.
-const DYADIC_T2: [(f64, f64); 6] =
-    [(1e3, 2.2), (5e3, 3.2), (1e4, 3.55), (5e4, 4.58), (1e5, 5.0), (2e5, 5.4)];
+const DYADIC_T2: [(f64, f64); 6] = [(1e3, 2.2), (5e3, 3.2), (1e4, 3.55), (5e4, 4.58), (1e5, 5.0), (2e5, 5.4)];
 
 /// A warning is expected this many times as often as a false alarm.
 const WARNINGS_PER_ALARM: f64 = 10.0;

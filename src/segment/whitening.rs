@@ -38,10 +38,12 @@ impl Whitening {
         for frame in reference.chunks_exact(dimensions) {
             mean.iter_mut().zip(frame).for_each(|(sum, &x)| *sum += f64::from(x) / frames as f64);
         }
-        let centred: Vec<f64> = reference.iter().enumerate().map(|(i, &x)| f64::from(x) - mean[i % dimensions]).collect();
+        let centred: Vec<f64> =
+            reference.iter().enumerate().map(|(i, &x)| f64::from(x) - mean[i % dimensions]).collect();
         let (values, vectors) = symmetric_eigen(&gram(&centred, dimensions), frames);
         let mut map = Self::from_components(&centred, &mean, &values, &vectors);
-        let mut lengths: Vec<f32> = reference.chunks_exact(dimensions).map(|frame| length(&map.linear(frame))).collect();
+        let mut lengths: Vec<f32> =
+            reference.chunks_exact(dimensions).map(|frame| length(&map.linear(frame))).collect();
         lengths.sort_by(f32::total_cmp);
         map.longest = lengths[((frames - 1) as f64 * CLIP_QUANTILE).round() as usize].max(f32::MIN_POSITIVE);
         map
@@ -52,7 +54,8 @@ impl Whitening {
     fn from_components(centred: &[f64], mean: &[f64], values: &[f64], vectors: &[f64]) -> Self {
         let (dimensions, frames) = (mean.len(), values.len());
         let kept = COMPONENTS.min(frames);
-        let average = (values[..kept].iter().map(|&value| value.max(0.0)).sum::<f64>() / kept as f64).max(SMALLEST_VARIANCE);
+        let average =
+            (values[..kept].iter().map(|&value| value.max(0.0)).sum::<f64>() / kept as f64).max(SMALLEST_VARIANCE);
         let mut projection = vec![[0f32; COMPONENTS]; dimensions];
         let mut offset = [0f32; COMPONENTS];
         for component in 0..kept {
@@ -143,8 +146,9 @@ mod tests {
     fn a_reference_has_mean_zero_and_nearly_unit_variance_in_its_own_coordinates() {
         let (frames, dimensions) = (256, 80);
         let mut random = Seed(5).random("whitening", 0);
-        let reference: Vec<f32> =
-            (0..frames * dimensions).map(|i| (3.0 + random.normal() * (1.0 + (i % dimensions) as f64 / 40.0)) as f32).collect();
+        let reference: Vec<f32> = (0..frames * dimensions)
+            .map(|i| (3.0 + random.normal() * (1.0 + (i % dimensions) as f64 / 40.0)) as f32)
+            .collect();
         let map = Whitening::fit(&reference, dimensions);
         let coordinates: Vec<Coordinates> = reference.chunks_exact(dimensions).map(|frame| map.linear(frame)).collect();
         for component in 0..COMPONENTS {
@@ -153,7 +157,8 @@ mod tests {
             assert!(mean.abs() < 1e-4, "{mean}");
             assert!((0.9..1.0).contains(&variance), "{variance}");
         }
-        let clipped = reference.chunks_exact(dimensions).filter(|frame| length(&map.linear(frame)) > map.longest).count();
+        let clipped =
+            reference.chunks_exact(dimensions).filter(|frame| length(&map.linear(frame)) > map.longest).count();
         assert!((8..18).contains(&clipped), "{clipped} of 256 beyond the 95 % quantile");
     }
 
