@@ -231,7 +231,7 @@ fn null(pool: &Pool, target: u64) {
         .collect();
     let alarms: usize = counts.iter().map(|count| count.0).sum();
     let warnings: u64 = counts.iter().map(|count| count.1).sum();
-    let measured = if alarms == 0 { "more than 480000".into() } else { (480_000 / alarms).to_string() };
+    let measured = 480_000usize.checked_div(alarms).map_or("more than 480000".into(), |mean| mean.to_string());
     println!(
         "null          asked {target}, measured {measured} images between false alarms ({alarms}); {warnings} warnings"
     );

@@ -181,8 +181,11 @@ impl Detector for DyadicT2 {
         let since_alarm = reader.optional()?;
         let frames_collected = reader.u64()?;
         let collected = reader.f32s()?;
-        let whole =
-            if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
+        let whole = if frames_collected == 0 {
+            collected.is_empty()
+        } else {
+            (collected.len() as u64).is_multiple_of(frames_collected)
+        };
         if frames_collected >= REFERENCE as u64 || !whole {
             return Err(SegmentError::State("its reference does not fit"));
         }
