@@ -15,13 +15,14 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use lumpd::config::{Random, Seed, SegmentSettings};
 use lumpd::segment::score::{Score, alarms_at_intervals, covering, position_errors, quantile};
-use lumpd::segment::{Detector, DyadicT2, FeatureMap, SegmentEvent, Segmenter, TaskRegister, Verdict};
+use lumpd::segment::{Detector, DyadicT2, FeatureMap, SegmentEvent, Segmenter, TaskRegister};
 use lumpd::stream::{FrameId, SourceId};
 use rayon::prelude::*;
 use streams::{Pool, SIDE, Stream};
 
 const SOURCE: SourceId = SourceId(1);
 const MARGIN: u64 = 512;
+const CALIBRATION_RUNS: u64 = 150;
 
 struct Arguments {
     data: PathBuf,
@@ -230,7 +231,7 @@ fn null(pool: &Pool, target: u64) {
         .collect();
     let alarms: usize = counts.iter().map(|count| count.0).sum();
     let warnings: u64 = counts.iter().map(|count| count.1).sum();
-    let measured = if alarms == 0 { "more than 480000".into() } else { (480_000 / alarms).to_string() };
+    let measured = 480_000usize.checked_div(alarms).map_or("more than 480000".into(), |mean| mean.to_string());
     println!(
         "null          asked {target}, measured {measured} images between false alarms ({alarms}); {warnings} warnings"
     );
@@ -258,33 +259,32 @@ fn cost(pool: &Pool) -> Result<()> {
 }
 
 /// The mean number of frames between false alarms by threshold, on change-free runs.
+///
+/// A run of n frames stays below a threshold with probability exp(-n / mean): so the runs' largest statistics give the mean
+/// for every threshold at once.
 fn calibrate(pool: &Pool) {
+    let runs: Vec<(f64, f64)> = (0..CALIBRATION_RUNS)
+        .into_par_iter()
+        .map(|run| {
+            let frames = pool.changeless(run);
+            let mut detector = DyadicT2::with_thresholds(f64::INFINITY, f64::INFINITY);
+            let largest = frames.iter().fold(f64::NEG_INFINITY, |largest, frame| {
+                detector.update(frame);
+                largest.max(detector.statistic().unwrap_or(f64::NEG_INFINITY))
+            });
+            (largest, frames.len() as f64)
+        })
+        .collect();
     println!("threshold  frames between false alarms: all classes, class pairs, single domains, together");
-    for step in 0..11 {
-        let threshold = 2.0 + 0.4 * f64::from(step);
-        let counts: Vec<(usize, usize)> = (0..120u64)
-            .into_par_iter()
-            .map(|run| {
-                let frames = pool.changeless(run);
-                let mut detector = DyadicT2::with_thresholds(threshold, threshold);
-                let alarms = frames.iter().filter(|frame| {
-                    detector.update(frame) == Verdict::Drift
-                        && detector.change().is_some_and(|change| !change.continues)
-                });
-                (alarms.count(), frames.len())
-            })
-            .collect();
+    for step in 0..20 {
+        let threshold = 2.6 + 0.2 * f64::from(step);
         let mean = |kind: Option<usize>| {
-            let of_kind = counts.iter().enumerate().filter(|(run, _)| kind.is_none_or(|kind| run % 3 == kind));
-            let (alarms, frames) = of_kind.fold((0, 0), |(a, f), (_, count)| (a + count.0, f + count.1));
-            frames as f64 / alarms.max(1) as f64
+            let of_kind = || (0..runs.len()).filter(|run| kind.is_none_or(|kind| run % 3 == kind)).map(|run| runs[run]);
+            let (count, frames) = of_kind().fold((0.0, 0.0), |(count, frames), run| (count + 1.0, frames + run.1));
+            let below = of_kind().filter(|run| run.0 <= threshold).count() as f64;
+            -frames / count / (below / count).ln()
         };
-        println!(
-            "{threshold:>9.2}  {:>9.0} {:>9.0} {:>9.0} {:>9.0}",
-            mean(Some(0)),
-            mean(Some(1)),
-            mean(Some(2)),
-            mean(None)
-        );
+        let [all, pairs, domains, together] = [Some(0), Some(1), Some(2), None].map(mean);
+        println!("{threshold:>9.2}  {all:>9.0} {pairs:>9.0} {domains:>9.0} {together:>9.0}");
     }
 }

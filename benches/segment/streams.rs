@@ -12,6 +12,9 @@ pub const PIXELS: usize = SIDE * SIDE * 3;
 /// Images of the test set, which the domains are made of.
 const TEST: usize = 10_000;
 
+/// Frames of a change-free run.
+const RUN: usize = 8_000;
+
 pub const DOMAINS: [&str; 10] =
     ["clean", "invert", "rot90", "blur", "dark", "bright", "contrast", "gray", "noise", "warm"];
 
@@ -170,14 +173,14 @@ impl Pool {
     pub fn changeless(&self, run: u64) -> Vec<Vec<f32>> {
         let mut random = Seed(0xca11).random("changeless", run);
         match run % 3 {
-            0 => self.classes(&mut random, &(0..10).collect::<Vec<_>>(), 12_000),
+            0 => self.classes(&mut random, &(0..10).collect::<Vec<_>>(), RUN),
             1 => {
                 let order = permutation(&mut random, 10);
-                self.classes(&mut random, &order[..2], 12_000)
+                self.classes(&mut random, &order[..2], RUN)
             }
             _ => {
                 let domain = random.below(DOMAINS.len() as u64) as usize;
-                self.domain(&mut random, domain, TEST)
+                self.domain(&mut random, domain, RUN)
             }
         }
     }

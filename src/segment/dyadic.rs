@@ -181,8 +181,11 @@ impl Detector for DyadicT2 {
         let since_alarm = reader.optional()?;
         let frames_collected = reader.u64()?;
         let collected = reader.f32s()?;
-        let whole =
-            if frames_collected == 0 { collected.is_empty() } else { collected.len() as u64 % frames_collected == 0 };
+        let whole = if frames_collected == 0 {
+            collected.is_empty()
+        } else {
+            (collected.len() as u64).is_multiple_of(frames_collected)
+        };
         if frames_collected >= REFERENCE as u64 || !whole {
             return Err(SegmentError::State("its reference does not fit"));
         }
@@ -355,7 +358,7 @@ mod tests {
     #[test]
     fn a_change_is_found_soon_and_placed_where_it_happened() {
         for seed in 10..20 {
-            let mut detector = DyadicT2::new(50_000);
+            let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
             let alarm = (0..2000)
                 .find(|&n| detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift);
             let alarm = alarm.expect("a change found");
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn a_gradual_change_is_one_change_and_a_second_abrupt_one_another() {
         let ramp = |n: u64| 2.0 * ((n as f64 - 1000.0) / 512.0).clamp(0.0, 1.0);
-        let mut detector = DyadicT2::new(50_000);
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
         let mut changes = Vec::new();
         for n in 0..3000 {
             if detector.update(&frame(30, n, ramp(n))) == Verdict::Drift {
@@ -383,7 +386,7 @@ mod tests {
             }
         }
         assert_eq!(changes.iter().filter(|&&continues| !continues).count(), 1, "{changes:?}");
-        let mut detector = DyadicT2::new(50_000);
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
         let mut changes = Vec::new();
         for n in 0..2500 {
             let shift = if n < 700 {
@@ -431,7 +434,9 @@ mod tests {
         for stop in [0u64, 100, 256, 900, 1100, 1400] {
             let shift = |n: u64| if n >= 1000 { 1.0 } else { 0.0 };
             let mut whole = DyadicT2::new(50_000);
-            (0..stop).for_each(|n| drop(whole.update(&frame(60, n, shift(n)))));
+            for n in 0..stop {
+                whole.update(&frame(60, n, shift(n)));
+            }
             let state = whole.state();
             let mut restored = DyadicT2::new(50_000);
             restored.restore(&state).unwrap();

@@ -85,7 +85,9 @@ impl TaskRegister {
                 let (from, to) = row.map_err(store)?;
                 match from.value() {
                     NEXT => register.next = to.value(),
-                    from => drop(register.former.insert(TaskId(from), TaskId(to.value()))),
+                    from => {
+                        register.former.insert(TaskId(from), TaskId(to.value()));
+                    }
                 }
             }
         }
