@@ -16,19 +16,33 @@ use std::io::Write;
 
 use clap::{Parser, Subcommand};
 
+mod api;
+mod classify;
+mod client;
 mod completions;
 mod configuration;
 pub mod demo;
 mod devices;
 mod exit;
 mod feed;
+mod forgetting;
+mod label;
 mod man;
 mod png;
+mod query;
 pub mod run;
 mod simulate;
+mod sources;
+mod status;
 mod stop;
+mod table;
+mod tasks;
+#[cfg(test)]
+mod tests;
 mod validate;
 
+pub use api::ApiArguments;
+pub use client::{Address, Client, ClientError};
 pub use configuration::ConfigurationArguments;
 pub use exit::{Exit, code, report};
 
@@ -54,6 +68,20 @@ pub struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show how the daemon is doing
+    Status(status::Arguments),
+    /// Show every source, what came in and what was refused
+    Sources(sources::Arguments),
+    /// Find the stored images that look most like one
+    Query(query::Arguments),
+    /// List the tasks found in the stream, or show one
+    Tasks(tasks::Arguments),
+    /// Show what each task has lost since it ended
+    Forgetting(forgetting::Arguments),
+    /// Give stored images a label, or take labels away
+    Label(label::Arguments),
+    /// Tell what an image is, by its labelled neighbours
+    Classify(classify::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
     /// Check a configuration, and show what it will cost
@@ -75,6 +103,13 @@ impl CommandLine {
     /// Whatever the verb met; [`code`] gives the exit code.
     pub fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         match &self.verb {
+            Verb::Status(arguments) => status::run(arguments, out),
+            Verb::Sources(arguments) => sources::run(arguments, out),
+            Verb::Query(arguments) => query::run(arguments, out),
+            Verb::Tasks(arguments) => tasks::run(arguments, out),
+            Verb::Forgetting(arguments) => forgetting::run(arguments, out),
+            Verb::Label(arguments) => label::run(arguments, out),
+            Verb::Classify(arguments) => classify::run(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),

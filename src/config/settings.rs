@@ -24,6 +24,13 @@ pub struct Config {
     pub log: LogSettings,
 }
 
+impl Config {
+    /// Path of the API's unix socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.serve.socket.clone().unwrap_or_else(|| self.daemon.state_dir.join("lumpd.sock"))
+    }
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

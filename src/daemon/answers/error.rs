@@ -104,7 +104,7 @@ impl AnswerError {
             }
             Self::UnknownTask { .. } => "take an id from the list of tasks",
             Self::UnknownSource { .. } => "take a name from the list of sources",
-            Self::InvalidLabel { .. } => "use 1 to 128 bytes of printable text without surrounding spaces",
+            Self::InvalidLabel { .. } => "use 1 to 64 bytes of printable text without surrounding spaces",
             Self::NoEncoderYet => "try again in a few seconds: the first version is published soon after the start",
             Self::Overloaded { .. } => "try again later, or send fewer requests at once",
             Self::Draining => "try again once the daemon runs again",
@@ -122,7 +122,7 @@ impl fmt::Display for AnswerError {
 
 impl std::error::Error for AnswerError {}
 
-/// What people call an image: 1 to 128 bytes of printable text without surrounding spaces.
+/// What people call an image: 1 to 64 bytes of printable text without surrounding spaces.
 ///
 /// ```
 /// use lumpd::daemon::answers::Label;
@@ -135,7 +135,7 @@ pub struct Label(String);
 
 impl Label {
     /// Longest label, in bytes of UTF-8.
-    pub const MAX_BYTES: usize = 128;
+    pub const MAX_BYTES: usize = 64;
 
     /// # Errors
     /// [`AnswerError::InvalidLabel`] says what is wrong with it.
@@ -144,7 +144,7 @@ impl Label {
         let why = if label.is_empty() {
             "it is empty"
         } else if label.len() > Self::MAX_BYTES {
-            "it is longer than 128 bytes"
+            "it is longer than 64 bytes"
         } else if label.chars().any(char::is_control) {
             "it has a control character"
         } else if label.trim() != label {
@@ -187,10 +187,10 @@ mod tests {
 
     #[test]
     fn labels_are_printable_bounded_text() {
-        for good in ["a", "Stop", "speed limit 50", "Ampel rot", "\u{1f6d1}", &"x".repeat(128)] {
+        for good in ["a", "Stop", "speed limit 50", "Ampel rot", "\u{1f6d1}", &"x".repeat(Label::MAX_BYTES)] {
             assert_eq!(Label::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", " a", "a ", "a\nb", "a\0", &"x".repeat(129)] {
+        for bad in ["", " a", "a ", "a\nb", "a\0", &"x".repeat(Label::MAX_BYTES + 1)] {
             let error = Label::new(bad).unwrap_err();
             assert_eq!(error.code(), "invalid-label", "{bad:?}");
             assert!(error.to_string().len() < 200, "{error}");
