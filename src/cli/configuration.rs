@@ -10,7 +10,8 @@ use super::Exit;
 use crate::config::{
     self, Config, EncoderShape, Flags, Loaded, Origin, Plan, Problem, SourceKind, SourceSettings, WatchKind,
 };
-use crate::encoder::{Parameter, Preset, parameter_layout};
+use crate::encoder::{HeadShape, Parameter, Preset, parameter_layout};
+use crate::learn::objective;
 
 /// `--config`, `--set` and the named flags of common settings.
 #[derive(Debug, Clone, Default, Args)]
@@ -134,8 +135,21 @@ pub(super) fn plan(loaded: &Loaded) -> anyhow::Result<Plan> {
 
 fn encoder_shape(config: &Config) -> anyhow::Result<EncoderShape> {
     let preset = Preset::load(&config.encoder.preset).context(Exit::Configuration)?;
-    let parameters = parameter_layout(preset.width).iter().map(Parameter::elements).sum();
+    let backbone: usize = parameter_layout(preset.width).iter().map(Parameter::elements).sum();
+    let heads = head_parameters(&objective(config.learn.objective).head_shape(preset.features()), preset.features());
+    let parameters = backbone + heads;
     Ok(EncoderShape { side: preset.side, features: preset.features(), parameters })
+}
+
+/// Weights of the linear layers, with a bias or the two parameters of a batch norm for each output.
+fn head_parameters(shape: &HeadShape, features: usize) -> usize {
+    let layers = shape.projector.iter().chain(&shape.predictor);
+    let count = layers.scan(features, |inputs, layer| {
+        let per_output = *inputs + if layer.norm { 2 } else { 1 };
+        *inputs = layer.outputs;
+        Some(layer.outputs * per_output)
+    });
+    count.sum()
 }
 
 /// One line a problem, with the place where its value was set.
@@ -178,6 +192,17 @@ mod tests {
         assert_eq!(sources[1].1.name, "tcp-2");
         let text = "[[source]]\nname = \"watch-1\"\nkind = \"directory\"\npath = \"in\"";
         assert_eq!(toml::from_str::<Config>(text).unwrap().source, [sources[0].1.clone()]);
+    }
+
+    #[test]
+    fn the_budget_counts_every_parameter_that_is_trained() {
+        use candle_core::{DType, Device};
+        for kind in [config::ObjectiveKind::SimSiam, config::ObjectiveKind::Barlow, config::ObjectiveKind::SimClr] {
+            let shape = objective(kind).head_shape(128);
+            let head = crate::encoder::Head::new(&shape, 128, DType::F32, &Device::Cpu, config::Seed(0)).unwrap();
+            let elements: usize = head.variables().iter().map(|(_, variable)| variable.elem_count()).sum();
+            assert_eq!(head_parameters(&shape, 128), elements, "{kind:?}");
+        }
     }
 
     #[test]
