@@ -25,8 +25,7 @@ struct Options {
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut options =
-            Self { plain: false, width: 64, side: 32, batch: 64, steps: 10, warmup: 3, forward: false };
+        let mut options = Self { plain: false, width: 64, side: 32, batch: 64, steps: 10, warmup: 3, forward: false };
         while let Some(argument) = arguments.next() {
             let mut number = || -> anyhow::Result<usize> {
                 let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a number"))?;
@@ -97,15 +96,8 @@ fn main() -> anyhow::Result<()> {
             "threads": rayon::current_num_threads(),
             "step_seconds_median": median,
             "images_per_second": options.batch as f64 / median,
-            "peak_bytes": peak_bytes(),
+            "peak_bytes": lumpd::device::peak_resident_bytes(),
         })
     );
     Ok(())
-}
-
-/// The most memory this process has had, where the system tells.
-fn peak_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

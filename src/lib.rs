@@ -11,3 +11,4 @@ pub mod config;
 pub mod decode;
 pub mod device;
 pub mod encoder;
+pub mod learn;

@@ -1,0 +1,38 @@
+use std::path::PathBuf;
+
+/// Why there is no such encoder.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncoderError {
+    #[error(
+        "there is no encoder preset \"{name}\"; built in are {known}; a file of your own is named by its path, ending in .toml"
+    )]
+    UnknownPreset { name: String, known: String },
+    #[error("cannot read the encoder preset {}: {source}; check that it exists and is readable", path.display())]
+    ReadPreset { path: PathBuf, source: std::io::Error },
+    #[error("the encoder preset {name} cannot be understood: {message}; compare it with one of models/")]
+    ParsePreset { name: String, message: String },
+    #[error("the encoder preset {name}: {key} is {value}, but must be {allowed}")]
+    PresetValue { name: String, key: &'static str, value: String, allowed: &'static str },
+    #[error(
+        "the images hold {bytes} bytes, which is no whole number of {side}x{side} RGB images: resize them to the preset's side first"
+    )]
+    ImageBytes { bytes: usize, side: usize },
+    #[error(
+        "the encoder failed on its device: {0}; if it ran out of memory, take a smaller batch or a narrower preset"
+    )]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl EncoderError {
+    /// Stable name for logs, metrics and exit codes.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownPreset { .. } => "unknown-preset",
+            Self::ReadPreset { .. } => "unreadable-preset",
+            Self::ParsePreset { .. } | Self::PresetValue { .. } => "bad-preset",
+            Self::ImageBytes { .. } => "bad-image-bytes",
+            Self::Tensor(_) => "encoder-failed",
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! The learner: gradient steps from a stream and a memory, without labels and without forgetting.
+//!
+//! [`Trainer`] owns the network, its heads, an objective, a strategy and the optimiser. It takes raw RGB images, packed, and
+//! knows nothing of where they come from or when to stop. Objective, strategy and encoder compose freely.
+//!
+//! ```
+//! use lumpd::{config::{LearnSettings, Seed}, encoder::Preset, learn::Trainer};
+//! let preset = Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() };
+//! let mut trainer = Trainer::new(preset, &LearnSettings::default(), &candle_core::Device::Cpu, Seed(0)).unwrap();
+//! let images: Vec<u8> = (0..4 * trainer.preset().image_bytes()).map(|i| (i * i) as u8).collect();
+//! let report = trainer.step(&images, &[]).unwrap();
+//! assert!(report.loss.unwrap().is_finite());
+//! ```
+
+mod error;
+mod guard;
+mod objectives;
+mod sgd;
+mod state;
+mod strategies;
+mod trainer;
+mod views;
+
+pub use error::LearnError;
+pub use objectives::{Barlow, Objective, SimClr, SimSiam, objective};
+pub use sgd::{Sgd, is_finite};
+pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE};
+pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
+pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
+pub use views::{ViewMaker, Views};

@@ -1,0 +1,243 @@
+//! What a checkpoint holds of the learner, as named files in memory; who writes them to disk is another matter.
+//!
+//! ```text
+//! model.safetensors       the encoder under torchvision's names, running statistics included; heads under `head.`
+//! optimiser.safetensors   momentum, under the names of the parameters
+//! strategy.safetensors    what the strategy remembers; not there where it remembers nothing
+//! state.json              step, seed, and what the rest was made with
+//! ```
+//!
+//! A state is checked whole before anything of it is taken up.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::sgd::overwrite;
+use super::{LearnError, Trainer};
+use crate::config::{ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{Parameter, Preset};
+
+/// The weights.
+pub const MODEL_FILE: &str = "model.safetensors";
+/// The momentum.
+pub const OPTIMISER_FILE: &str = "optimiser.safetensors";
+/// What the strategy remembers.
+pub const STRATEGY_FILE: &str = "strategy.safetensors";
+/// What it was made with.
+pub const STATE_FILE: &str = "state.json";
+
+/// Version of the set of files.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    format: u32,
+    step: u64,
+    seed: u64,
+    objective: ObjectiveKind,
+    strategy: StrategyKind,
+    preset: Preset,
+}
+
+/// Values by name, f32.
+type Named = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+impl Trainer {
+    /// Everything that the next step depends on, as files `(name, bytes)`. The same state gives the same bytes.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn save(&self) -> Result<Vec<(String, Vec<u8>)>, LearnError> {
+        let mut model = split(self.backbone.parameters(), self.backbone.layout())?;
+        model.extend(split(self.backbone.statistics(), self.backbone.statistics_layout())?);
+        let mut momentum = split(&self.momentum, self.backbone.layout())?;
+        for ((name, var), buffer) in self.head.variables().iter().zip(&self.head_momentum) {
+            model.insert(format!("head.{name}"), values(var)?);
+            momentum.insert(format!("head.{name}"), values(buffer)?);
+        }
+        let state = State {
+            format: FORMAT,
+            step: self.step,
+            seed: self.seed.0,
+            objective: self.objective(),
+            strategy: self.strategy(),
+            preset: self.preset.clone(),
+        };
+        let mut files = vec![
+            (MODEL_FILE.to_owned(), serialise(MODEL_FILE, &model)?),
+            (OPTIMISER_FILE.to_owned(), serialise(OPTIMISER_FILE, &momentum)?),
+            (STATE_FILE.to_owned(), serde_json::to_vec_pretty(&state).map_err(|error| bad(STATE_FILE, error))?),
+        ];
+        let remembered = self.strategy.state();
+        if !remembered.is_empty() {
+            let named: Result<Named, LearnError> =
+                remembered.iter().map(|(name, tensor)| Ok((name.clone(), values(tensor)?))).collect();
+            files.push((STRATEGY_FILE.to_owned(), serialise(STRATEGY_FILE, &named?)?));
+        }
+        Ok(files)
+    }
+
+    /// Takes up a state made by [`Trainer::save`]: from here the learner goes on as the saved one would have, its seed
+    /// included. A strategy other than the saved one starts without memories. Files of other names are not looked at.
+    ///
+    /// # Errors
+    /// Names the file and tensor that is missing, of another shape or not finite, or the setting that differs. Until
+    /// everything is checked nothing is changed.
+    pub fn restore(&mut self, files: &[(String, Vec<u8>)]) -> Result<(), LearnError> {
+        let state: State = serde_json::from_slice(find(files, STATE_FILE)?).map_err(|error| bad(STATE_FILE, error))?;
+        self.check(&state)?;
+        let mut model = parse(MODEL_FILE, find(files, MODEL_FILE)?)?;
+        let mut optimiser = parse(OPTIMISER_FILE, find(files, OPTIMISER_FILE)?)?;
+
+        let parameters = join(MODEL_FILE, &mut model, self.backbone.layout())?;
+        let statistics = join(MODEL_FILE, &mut model, self.backbone.statistics_layout())?;
+        let momentum = join(OPTIMISER_FILE, &mut optimiser, self.backbone.layout())?;
+        let head_layout: Vec<Parameter> = self
+            .head
+            .variables()
+            .iter()
+            .map(|(name, var)| Parameter { name: format!("head.{name}"), shape: var.dims().to_vec(), offset: 0 })
+            .collect();
+        let head = take_all(MODEL_FILE, &mut model, &head_layout)?;
+        let head_momentum = take_all(OPTIMISER_FILE, &mut optimiser, &head_layout)?;
+        none_left(MODEL_FILE, &model)?;
+        none_left(OPTIMISER_FILE, &optimiser)?;
+        let remembered = match files.iter().find(|(name, _)| name == STRATEGY_FILE) {
+            Some((_, bytes)) if state.strategy == self.strategy() => parse(STRATEGY_FILE, bytes)?,
+            _ => Named::new(),
+        };
+        self.restore_strategy(remembered)?;
+
+        let (dtype, device) = (self.momentum.dtype(), self.momentum.device().clone());
+        let flat = |values: Vec<f32>| tensor(values, &[], dtype, &device);
+        self.backbone.load(&flat(parameters)?, &flat(statistics)?)?;
+        overwrite(&self.momentum, &flat(momentum)?)?;
+        for (index, (_, var)) in self.head.variables().iter().enumerate() {
+            overwrite(var, &tensor(head[index].clone(), var.dims(), dtype, &device)?)?;
+            overwrite(&self.head_momentum[index], &tensor(head_momentum[index].clone(), var.dims(), dtype, &device)?)?;
+        }
+        (self.step, self.seed) = (state.step, Seed(state.seed));
+        self.guard.reset();
+        Ok(())
+    }
+
+    fn restore_strategy(&mut self, remembered: Named) -> Result<(), LearnError> {
+        let device = self.momentum.device().clone();
+        let tensors: Result<BTreeMap<String, Tensor>, LearnError> = remembered
+            .into_iter()
+            .map(|(name, (shape, values))| Ok((name, Tensor::from_vec(values, shape, &device)?)))
+            .collect();
+        let refused =
+            |error: candle_core::Error| LearnError::BadTensor { file: STRATEGY_FILE, message: error.to_string() };
+        self.strategy.restore(&tensors?).map_err(refused)
+    }
+
+    fn check(&self, state: &State) -> Result<(), LearnError> {
+        if state.format != FORMAT {
+            let message = format!("its format is {}, this program knows {FORMAT}", state.format);
+            return Err(bad(STATE_FILE, message));
+        }
+        let differs = |setting, saved: String, wanted: String| Err(LearnError::Mismatch { setting, saved, wanted });
+        if state.objective != self.objective() {
+            return differs("learn.objective", quoted(&state.objective), quoted(&self.objective()));
+        }
+        // A card may be renamed or described anew; what it says of the network may not change.
+        let network = |preset: &Preset| Preset { name: String::new(), description: String::new(), ..preset.clone() };
+        if network(&state.preset) != network(self.preset()) {
+            return differs("encoder.preset", card(&state.preset), card(self.preset()));
+        }
+        Ok(())
+    }
+}
+
+fn quoted(kind: &ObjectiveKind) -> String {
+    serde_json::to_string(kind).unwrap_or_else(|_| format!("{kind:?}"))
+}
+
+fn card(preset: &Preset) -> String {
+    format!("\"{}\" (width {}, {} pixels)", preset.name, preset.width, preset.side)
+}
+
+fn bad(file: &'static str, error: impl ToString) -> LearnError {
+    LearnError::BadFile { file, message: error.to_string() }
+}
+
+fn find<'a>(files: &'a [(String, Vec<u8>)], file: &'static str) -> Result<&'a [u8], LearnError> {
+    let found = files.iter().find(|(name, _)| name == file);
+    found.map(|(_, bytes)| bytes.as_slice()).ok_or(LearnError::MissingFile { file })
+}
+
+fn values(tensor: &Tensor) -> Result<(Vec<usize>, Vec<f32>), LearnError> {
+    Ok((tensor.dims().to_vec(), tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?))
+}
+
+/// The named parts of a flat vector.
+fn split(flat: &Tensor, layout: &[Parameter]) -> Result<Named, LearnError> {
+    let (_, all) = values(flat)?;
+    let part = |parameter: &Parameter| all[parameter.offset..][..parameter.elements()].to_vec();
+    Ok(layout.iter().map(|p| (p.name.clone(), (p.shape.clone(), part(p)))).collect())
+}
+
+/// The flat vector of a layout from its named parts, which are taken out.
+fn join(file: &'static str, named: &mut Named, layout: &[Parameter]) -> Result<Vec<f32>, LearnError> {
+    Ok(take_all(file, named, layout)?.concat())
+}
+
+fn take_all(file: &'static str, named: &mut Named, layout: &[Parameter]) -> Result<Vec<Vec<f32>>, LearnError> {
+    layout.iter().map(|parameter| take(file, named, parameter)).collect()
+}
+
+fn take(file: &'static str, named: &mut Named, parameter: &Parameter) -> Result<Vec<f32>, LearnError> {
+    let Parameter { name, shape, .. } = parameter;
+    let refuse = |message| Err(LearnError::BadTensor { file, message });
+    let Some((found, values)) = named.remove(name) else { return refuse(format!("\"{name}\" is missing")) };
+    if found != *shape {
+        return refuse(format!("\"{name}\" has the shape {found:?} where the network has {shape:?}"));
+    }
+    Ok(values)
+}
+
+fn none_left(file: &'static str, named: &Named) -> Result<(), LearnError> {
+    match named.keys().next() {
+        None => Ok(()),
+        Some(name) => Err(LearnError::BadTensor { file, message: format!("the network has no \"{name}\"") }),
+    }
+}
+
+fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    let flat = Tensor::new(values, device)?.to_dtype(dtype)?;
+    if shape.is_empty() { Ok(flat) } else { flat.reshape(shape) }
+}
+
+fn serialise(file: &'static str, named: &Named) -> Result<Vec<u8>, LearnError> {
+    let bytes: Vec<Vec<u8>> =
+        named.values().map(|(_, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let views: Result<Vec<_>, _> = named
+        .iter()
+        .zip(&bytes)
+        .map(|((name, (shape, _)), bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect();
+    let views = views.map_err(|error: safetensors::SafeTensorError| bad(file, error))?;
+    safetensors::serialize(views, None).map_err(|error| bad(file, error))
+}
+
+/// Reads a file whole: f32 throughout, every value finite.
+fn parse(file: &'static str, bytes: &[u8]) -> Result<Named, LearnError> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, error))?;
+    let mut named = Named::new();
+    for (name, view) in tensors.iter() {
+        let refuse = |what: &str| Err(LearnError::BadTensor { file, message: format!("\"{name}\" {what}") });
+        if view.dtype() != Dtype::F32 {
+            return refuse("is not of 32-bit floats");
+        }
+        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        if !values.iter().all(|value| value.is_finite()) {
+            return refuse("holds a value that is not finite");
+        }
+        named.insert(name.to_owned(), (view.shape().to_vec(), values));
+    }
+    Ok(named)
+}
