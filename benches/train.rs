@@ -5,13 +5,15 @@
 //! ```
 //!
 //! Prints one JSON line with the keys of a PyTorch peer: `images_per_second` (one image is two views in training),
-//! `step_seconds_median`, `peak_bytes` (of the process, resident).
+//! `step_seconds_median`, `peak_bytes` (of the process, resident); and `processor_seconds_mean`, the processor time of a
+//! step on all threads together, which says more than the clock where the machine has other work.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use lumpd::config::Seed;
 use lumpd::encoder::{Backbone, CpuResNet18, PlainResNet18, Preset};
+use rustix::time::{ClockId, clock_gettime};
 
 struct Options {
     plain: bool,
@@ -77,11 +79,13 @@ fn main() -> anyhow::Result<()> {
         step()?;
     }
     let mut seconds = Vec::with_capacity(options.steps);
+    let begun = processor_time();
     for _ in 0..options.steps {
         let start = Instant::now();
         step()?;
         seconds.push(start.elapsed().as_secs_f64());
     }
+    let processor = (processor_time() - begun).as_secs_f64() / options.steps as f64;
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
     println!(
@@ -95,9 +99,16 @@ fn main() -> anyhow::Result<()> {
             "steps": options.steps,
             "threads": rayon::current_num_threads(),
             "step_seconds_median": median,
+            "processor_seconds_mean": processor,
             "images_per_second": options.batch as f64 / median,
             "peak_bytes": lumpd::device::peak_resident_bytes(),
         })
     );
     Ok(())
+}
+
+/// Processor time of all threads of this process.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
