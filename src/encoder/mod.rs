@@ -38,7 +38,8 @@ pub use resnet::PlainResNet18;
 
 use crate::config::Seed;
 
-/// The trainable network of a preset, freshly initialised: the one place that picks how it is computed.
+/// The trainable network of a preset, freshly initialised: the one place that picks how it is computed. On the CPU by kernels
+/// of its own, elsewhere by plain tensors.
 ///
 /// # Errors
 /// Where the device cannot hold the parameters.

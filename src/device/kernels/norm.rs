@@ -313,14 +313,14 @@ impl Kernel for Normalize<'_> {
                     let scale = simd.load(scale.wrapping_add(channel));
                     let shift = simd.load(shift.wrapping_add(channel));
                     let value = simd.mul_add(simd.load(x.wrapping_add(place)), scale, shift);
-                    simd.store(y.wrapping_add(place), simd.max(value, floor));
+                    simd.store(y.wrapping_add(place), simd.max(floor, value));
                 }),
                 Some(residual) => for_each_vector!(values, channels, S::LANES, |place, channel| {
                     let scale = simd.load(scale.wrapping_add(channel));
                     let shift = simd.load(shift.wrapping_add(channel));
                     let value = simd.mul_add(simd.load(x.wrapping_add(place)), scale, shift);
                     let value = simd.add(value, simd.load(residual.wrapping_add(place)));
-                    simd.store(y.wrapping_add(place), simd.max(value, floor));
+                    simd.store(y.wrapping_add(place), simd.max(floor, value));
                 }),
             }
         }

@@ -160,7 +160,7 @@ pub(super) unsafe fn finish<S: Simd>(
             sum = simd.add(sum, simd.load(to));
         }
     }
-    if epilogue.relu { simd.max(sum, simd.zero()) } else { sum }
+    if epilogue.relu { simd.max(simd.zero(), sum) } else { sum }
 }
 
 /// Pixels over which outer products are summed: `images` times `rows` times `columns`, each with its distances in

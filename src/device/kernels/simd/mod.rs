@@ -27,6 +27,7 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, in one rounding where the instruction set has it.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The larger one; NaN where `b` is NaN, so that `max(0, x)` keeps the NaN of `x`.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `value` where `condition > 0`, else 0.
     fn where_positive(self, condition: Self::Vector, value: Self::Vector) -> Self::Vector;
@@ -191,6 +192,14 @@ mod tests {
                 let found: Vec<f32> = results.iter().map(|r| r[lane]).collect();
                 assert_eq!(found, expected, "{} lane {lane}", isa.name());
             }
+        }
+    }
+
+    #[test]
+    fn the_larger_of_a_number_and_nan_is_nan() {
+        for isa in Isa::available() {
+            let results = isa.run(Everything { a: &[0.0; 16], b: &[f32::NAN; 16] });
+            assert!(results[4].iter().all(|value| value.is_nan()), "{}", isa.name());
         }
     }
 
