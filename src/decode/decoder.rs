@@ -95,6 +95,7 @@ impl Decoder {
             Ok(()) => explain(format, &error),
         };
         let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
+        // Width and height are checked below, where the refusal can name them.
         let mut limits = Limits::no_limits();
         limits.max_alloc =
             Some(self.settings.max_pixels.saturating_mul(WORKING_BYTES_PER_PIXEL).saturating_add(WORKING_BYTES));

@@ -149,7 +149,10 @@ impl Observer {
 
     async fn run(&mut self, feeder: &Feeder, stop: &CancellationToken) -> Result<(), StreamError> {
         self.identity = identity(&self.settings.root);
-        self.observe().await?;
+        match self.identity {
+            Some(_) => self.observe().await?,
+            None => self.report_gone(),
+        }
         self.rescan.request();
         let mut tick =
             tokio::time::interval(self.settings.poll.clamp(Duration::from_millis(10), Duration::from_secs(1)));
@@ -327,20 +330,22 @@ impl Observer {
         }
         self.identity = now;
         self.watch = None;
-        let folder = self.settings.root.display().to_string();
         if now.is_none() {
-            let condition = format!("folder {folder} has disappeared; create or mount it again");
-            tracing::warn!("{condition}");
-            self.inlet.count_refusal("folder-disappeared");
-            self.inlet.set_condition(Some(condition));
-            return;
+            return self.report_gone();
         }
-        tracing::info!(folder, "the folder is back");
+        tracing::info!(folder = %self.settings.root.display(), "the folder is back");
         self.inlet.set_condition(None);
         if let Err(error) = self.observe().await {
             tracing::warn!(%error, "the folder is polled instead");
         }
         self.rescan.request();
+    }
+
+    fn report_gone(&self) {
+        let condition = format!("folder {} has disappeared; create or mount it again", self.settings.root.display());
+        tracing::warn!("{condition}");
+        self.inlet.count_refusal("folder-disappeared");
+        self.inlet.set_condition(Some(condition));
     }
 }
 

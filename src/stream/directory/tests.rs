@@ -206,8 +206,10 @@ async fn frames_not_decided_at_a_stop_are_offered_again() {
 async fn a_folder_that_comes_back_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::new(folder.path(), WatchKind::Notify);
+    fs::write(rig.path("0"), "0").unwrap();
     let mut running = rig.start();
-    fs::remove_dir(&rig.settings.root).unwrap();
+    running.names(1);
+    fs::remove_dir_all(&rig.settings.root).unwrap();
     running.refused("folder-disappeared", 1).await;
     assert!(running.handle.reports()[0].condition.as_deref().is_some_and(|text| text.contains("disappeared")));
     fs::create_dir(&rig.settings.root).unwrap();
