@@ -3,6 +3,32 @@
 use super::super::simd::Simd;
 use super::{ELEMENTS, REACH, TILE};
 
+/// A transform of one column of `N` values to six. (A trait, not a closure: a function passed as a value is compiled apart,
+/// without the instruction set.)
+trait Column<const N: usize> {
+    fn apply<S: Simd>(simd: S, column: [S::Vector; N]) -> [S::Vector; REACH];
+}
+
+/// `B^T`, of inputs.
+struct Source;
+
+impl Column<REACH> for Source {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, column: [S::Vector; REACH]) -> [S::Vector; REACH] {
+        source_column(simd, column)
+    }
+}
+
+/// `A`, of gradients of outputs.
+struct Gradient;
+
+impl Column<TILE> for Gradient {
+    #[inline(always)]
+    fn apply<S: Simd>(simd: S, column: [S::Vector; TILE]) -> [S::Vector; REACH] {
+        gradient_column(simd, column)
+    }
+}
+
 /// `B^T d`, for one column `d` of six.
 #[inline(always)]
 fn source_column<S: Simd>(simd: S, d: [S::Vector; 6]) -> [S::Vector; 6] {
@@ -97,7 +123,7 @@ pub(super) unsafe fn source<S: Simd>(
             row = row.wrapping_add(spacing.row);
         }
         // SAFETY: the caller vouches for the targets.
-        unsafe { store_columns(simd, &half, to.wrapping_add(channel), plane, source_column::<S>) };
+        unsafe { store_columns::<S, Source, REACH>(simd, &half, to.wrapping_add(channel), plane) };
     }
 }
 
@@ -124,7 +150,7 @@ pub(super) unsafe fn gradient<S: Simd>(
             row = row.wrapping_add(spacing.row);
         }
         // SAFETY: the caller vouches for the targets.
-        unsafe { store_columns(simd, &half, to.wrapping_add(channel), plane, gradient_column::<S>) };
+        unsafe { store_columns::<S, Gradient, TILE>(simd, &half, to.wrapping_add(channel), plane) };
     }
 }
 
@@ -173,12 +199,11 @@ unsafe fn load<S: Simd, const N: usize>(simd: S, mut from: *const f32, stride: u
 /// # Safety
 /// A vector at each of the 36 places is valid for writing.
 #[inline(always)]
-unsafe fn store_columns<S: Simd, const ROWS: usize>(
+unsafe fn store_columns<S: Simd, T: Column<ROWS>, const ROWS: usize>(
     simd: S,
     half: &[[S::Vector; REACH]; ROWS],
     to: *mut f32,
     plane: usize,
-    transform: impl Fn(S, [S::Vector; ROWS]) -> [S::Vector; REACH],
 ) {
     let mut column_start = to;
     for column in 0..REACH {
@@ -187,7 +212,7 @@ unsafe fn store_columns<S: Simd, const ROWS: usize>(
             values[row] = half[row][column];
         }
         let mut place = column_start;
-        for value in transform(simd, values) {
+        for value in T::apply(simd, values) {
             // SAFETY: the caller vouches for the 36 places.
             unsafe { simd.store(place, value) };
             place = place.wrapping_add(REACH.wrapping_mul(plane));
