@@ -95,7 +95,7 @@ fn user_name(passwd: &str, uid: u32) -> Option<&str> {
 
 fn free_space(plan: &Plan) -> Option<Problem> {
     let dir = &plan.config.daemon.state_dir;
-    let space = rustix::fs::statvfs(&nearest_existing(dir)).ok()?;
+    let space = rustix::fs::statvfs(nearest_existing(dir)).ok()?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let present = folder_bytes(dir);
     let needed = plan.budget.disk_bytes().saturating_sub(present);
