@@ -161,7 +161,6 @@ impl Lane {
 
 impl Intake {
     /// An empty queue without sources.
-    #[expect(clippy::new_ret_no_self, reason = "a queue has two ends, as a channel has")]
     pub fn new() -> (Self, IntakeHandle) {
         let shared = Arc::new(Shared::default());
         (Self(Arc::clone(&shared)), IntakeHandle(shared))

@@ -1,4 +1,4 @@
-//! Frames over a unix or a loopback TCP socket, in the format of [`wire`](super::wire).
+//! Frames over a unix or a loopback TCP socket, in the format of [`wire`].
 //!
 //! A connection may have [`SocketLimits::window`] frames in flight; each is answered when it is decided. Room in the queue is
 //! taken before a payload is read, so that all connections of a socket together hold no more than `queue_bytes`. What a client
