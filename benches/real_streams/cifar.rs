@@ -68,10 +68,11 @@ pub fn run(options: &Options) -> Result<String, String> {
         let fed = Command::new(BINARY)
             .arg("feed")
             .arg(&folder)
-            .arg("--unix")
+            .arg("--to")
             .arg(&socket)
             .arg("--rate")
             .arg(options.rate.to_string())
+            
             .stdout(Stdio::null())
             .status()
             .map_err(|e| e.to_string())?;

@@ -76,11 +76,11 @@ pub(super) struct SourceArguments {
     #[arg(long, value_name = "DIR")]
     watch: Vec<PathBuf>,
 
-    /// Take frames from this unix socket, which `lumpd feed --unix` sends to
+    /// Take frames from this unix socket, which `lumpd feed --to PATH` sends to
     #[arg(long, value_name = "PATH")]
     unix: Vec<PathBuf>,
 
-    /// Take frames from this loopback address, which `lumpd feed --tcp` sends to
+    /// Take frames from this loopback address, which `lumpd feed --to tcp:ADDRESS` sends to
     #[arg(long, value_name = "ADDRESS")]
     tcp: Vec<std::net::SocketAddr>,
 }

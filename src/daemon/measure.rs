@@ -1,7 +1,7 @@
 //! Measures every past task at every published version: the evaluation's monitor, given an encoder and the probes.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
 
@@ -67,7 +67,7 @@ impl Monitor {
         probes: &Mutex<ProbeSets<ProbeFile>>,
         segmenter: &RwLock<Segmenter>,
     ) -> Result<Measured, EvaluateError> {
-        let held = self.sort(probes, segmenter)?;
+        let held = Held::now(probes, segmenter)?;
         let version = Version {
             encoder: published.encoder.to_string(),
             step: published.step,
@@ -77,31 +77,18 @@ impl Monitor {
         let mut meter = Meter {
             published,
             trainer,
-            probes,
+            images: &held.images,
             seed: self.seed,
             input: &self.input,
             views: &self.views,
             labels: &self.labels,
             knn: &self.knn,
         };
-        let observation = self.monitor.observe(&version, &held, &mut meter, TASKS_A_VERSION);
+        let observation = self.monitor.observe(&version, &held.by_task, &mut meter, TASKS_A_VERSION);
         for (task, error) in observation.failed {
             tracing::error!(task = task.0, "its probes could not be measured: {error}");
         }
         Ok(self.reports())
-    }
-
-    /// Probes by task, after boundaries may have moved. The lock order is segmenter, then probes, as everywhere.
-    fn sort(
-        &self,
-        probes: &Mutex<ProbeSets<ProbeFile>>,
-        segmenter: &RwLock<Segmenter>,
-    ) -> Result<BTreeMap<TaskId, Vec<FrameId>>, EvaluateError> {
-        let segmenter = segmenter.read().unwrap_or_else(PoisonError::into_inner);
-        let mut probes = locked(probes);
-        let sources = probes.storage_mut().sources();
-        probes.reassign(|frame| segmenter.register().task_of(*sources.get(&frame)?, frame))?;
-        Ok(probes.by_task())
     }
 
     /// The reports as of the last measurement.
@@ -115,15 +102,37 @@ impl Monitor {
     }
 }
 
-fn locked(probes: &Mutex<ProbeSets<ProbeFile>>) -> MutexGuard<'_, ProbeSets<ProbeFile>> {
-    probes.lock().unwrap_or_else(PoisonError::into_inner)
+/// The probes as they are when a measurement begins: meanwhile the stream goes on and replaces some.
+struct Held {
+    by_task: BTreeMap<TaskId, Vec<FrameId>>,
+    /// At most `evaluate.max_probes`.
+    images: BTreeMap<FrameId, Vec<u8>>,
+}
+
+impl Held {
+    /// Sorts the probes by task (boundaries may have moved) and copies their images.
+    fn now(probes: &Mutex<ProbeSets<ProbeFile>>, segmenter: &RwLock<Segmenter>) -> Result<Self, EvaluateError> {
+        let segmenter = segmenter.read().unwrap_or_else(PoisonError::into_inner);
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources = probes.storage_mut().sources();
+        probes.reassign(|frame| segmenter.register().task_of(*sources.get(&frame)?, frame))?;
+        drop(segmenter);
+        let by_task = probes.by_task();
+        let mut images = BTreeMap::new();
+        for &frame in by_task.values().flatten() {
+            if let Some(image) = probes.image(frame)? {
+                images.insert(frame, image);
+            }
+        }
+        Ok(Self { by_task, images })
+    }
 }
 
 /// One version, for the monitor.
 struct Meter<'a> {
     published: &'a Published,
     trainer: &'a mut Trainer,
-    probes: &'a Mutex<ProbeSets<ProbeFile>>,
+    images: &'a BTreeMap<FrameId, Vec<u8>>,
     seed: Seed,
     input: &'a Input,
     views: &'a ViewMaker,
@@ -133,10 +142,9 @@ struct Meter<'a> {
 
 impl Meter<'_> {
     fn images(&self, frames: &[FrameId]) -> Result<Vec<u8>, MeterError> {
-        let probes = locked(self.probes);
         let mut images = Vec::with_capacity(frames.len() * self.input.preset.image_bytes());
-        for &frame in frames {
-            images.extend(probes.image(frame)?.ok_or_else(|| format!("probe {frame} is not held any more"))?);
+        for frame in frames {
+            images.extend(self.images.get(frame).ok_or_else(|| format!("probe {frame} is not held"))?);
         }
         Ok(images)
     }
