@@ -72,7 +72,6 @@ pub fn run(options: &Options) -> Result<String, String> {
             .arg(&socket)
             .arg("--rate")
             .arg(options.rate.to_string())
-            
             .stdout(Stdio::null())
             .status()
             .map_err(|e| e.to_string())?;

@@ -17,6 +17,7 @@ use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
 use crate::config::{Config, Seed};
 use crate::evaluate::ProbeSets;
+use crate::knn::Labels;
 use crate::learn::{LearnError, Trainer};
 use crate::replay::StoreReader;
 use crate::segment::{Segmenter, TaskId};
@@ -67,6 +68,7 @@ pub struct Learner {
     pub monitor: Monitor,
     pub probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     pub segmenter: Arc<RwLock<Segmenter>>,
+    pub labels: Arc<Labels>,
     pub checkpoints: Checkpoints,
     pub shared: Arc<Shared>,
     pub clock: Clock,
@@ -103,7 +105,10 @@ impl Learner {
     /// Where the device fails. That training diverges or a checkpoint cannot be written is no error: it is told, and queries
     /// go on being answered.
     pub fn run(mut self, ready: impl FnOnce()) -> Result<(), LearnerError> {
+        self.monitor.align(&self.segmenter);
+        self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
         self.publish("start")?;
+        self.measure();
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
         ready();
         loop {
@@ -306,6 +311,7 @@ impl Learner {
             }
             segmenter.state()
         };
+        self.drop_labels();
         let state = State { version: self.publisher.version(), segment, monitor: self.monitor.state() };
         match self.checkpoints.write(&self.trainer, state) {
             Ok(written) => {
@@ -321,6 +327,15 @@ impl Learner {
                 tracing::error!("{message}");
                 self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
             }
+        }
+    }
+
+    /// Labels of images that are neither stored nor probes are of no more use, and would add up.
+    fn drop_labels(&self) {
+        let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = |frame| self.buffer.slot(frame).is_some() || probes.contains(frame);
+        if let Err(error) = self.labels.retain(held) {
+            tracing::error!(code = error.code(), "labels could not be written: {error}");
         }
     }
 }

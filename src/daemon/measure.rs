@@ -36,6 +36,25 @@ pub struct Measured {
 }
 
 impl Monitor {
+    /// Makes up for what happened between the checkpoint and the end of the last run: the register is ahead of it.
+    pub fn align(&mut self, segmenter: &RwLock<Segmenter>) {
+        let segmenter = segmenter.read().unwrap_or_else(PoisonError::into_inner);
+        let register = segmenter.register();
+        let noted: BTreeMap<TaskId, bool> =
+            self.monitor.report().tasks.into_iter().map(|task| (task.task, task.open)).collect();
+        for task in register.tasks() {
+            let open = register.open_task(task.scope) == Some(task.id);
+            match noted.get(&task.id) {
+                Some(known) if *known == open => {}
+                _ if open => self.monitor.task_opened(task.id),
+                _ => self.monitor.task_closed(task.id),
+            }
+        }
+        for gone in noted.into_keys().filter(|task| register.task(*task).is_none()) {
+            self.monitor.task_removed(gone);
+        }
+    }
+
     pub fn task_opened(&mut self, task: TaskId) {
         self.monitor.task_opened(task);
     }

@@ -9,7 +9,9 @@
 
 pub mod answers;
 mod events;
+mod inlets;
 mod learner;
+mod lifecycle;
 mod live;
 mod mailbox;
 mod measure;
@@ -23,4 +25,5 @@ mod shared;
 mod start;
 mod state_dir;
 
-pub use start::{Daemon, DaemonError, StartError};
+pub use lifecycle::{Daemon, DaemonError};
+pub use start::StartError;

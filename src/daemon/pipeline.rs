@@ -4,7 +4,7 @@
 //! segmentation, probes and the replay buffer see the frames in that order. A frame is answered after the commit that holds
 //! it. Training gets a copy and never holds this thread up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,13 @@ struct Taken {
     pixels: Vec<u8>,
 }
 
+/// What became of a group.
+struct Remembered {
+    for_training: Vec<Vec<u8>>,
+    /// Probes, and what the replay buffer took.
+    kept: HashSet<FrameId>,
+}
+
 impl Pipeline {
     /// Runs until the queue is closed and empty.
     ///
@@ -92,12 +99,12 @@ impl Pipeline {
             return Ok(());
         }
         let observations = self.segment(&taken)?;
-        let for_training = self.remember(&taken)?;
+        let Remembered { for_training, kept } = self.remember(&taken)?;
         let started = Instant::now();
         self.buffer.commit()?;
         observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
-        self.label(&taken);
+        self.label(&taken, &kept);
         self.shared.images_seen(taken.len() as u64);
         self.mailbox.push_images(for_training);
         let events: Vec<SegmentEvent> = observations.iter().flat_map(|o| o.events.iter().copied()).collect();
@@ -157,22 +164,24 @@ impl Pipeline {
         Ok(observations)
     }
 
-    /// Holds probes out, offers the rest to the replay buffer; returns what may be trained on.
-    fn remember(&mut self, taken: &[Taken]) -> Result<Vec<Vec<u8>>, PipelineError> {
+    /// Holds probes out, offers the rest to the replay buffer.
+    fn remember(&mut self, taken: &[Taken]) -> Result<Remembered, PipelineError> {
         let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
         let register = segmenter.register();
         let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut for_training, mut gone) = (Vec::with_capacity(taken.len()), Vec::new());
+        let (mut for_training, mut kept, mut gone) = (Vec::with_capacity(taken.len()), HashSet::new(), Vec::new());
         for Taken { frame, id, hash, pixels } in taken {
             let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
             let record =
                 Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels };
             let task = register.task_of(frame.source, *id).unwrap_or(TaskId(0));
             if probes.observe(*id, &meta_of(&record), pixels, task)? == Placement::HeldOut {
+                kept.insert(*id);
                 continue;
             }
-            if let Decision::Stored { evicted: Some(old), .. } = self.buffer.offer(&record)? {
-                gone.push(old);
+            if let Decision::Stored { evicted, .. } = self.buffer.offer(&record)? {
+                kept.insert(*id);
+                gone.extend(evicted);
             }
             for_training.push(pixels.clone());
         }
@@ -180,12 +189,13 @@ impl Pipeline {
         drop(probes);
         drop(segmenter);
         self.forget_labels(&gone);
-        Ok(for_training)
+        Ok(Remembered { for_training, kept })
     }
 
-    fn label(&self, taken: &[Taken]) {
-        let given: Vec<(FrameId, &str)> =
-            taken.iter().filter_map(|t| Some((t.id, t.frame.label.as_deref()?))).collect();
+    /// Keeps the labels that senders gave, of what is kept itself.
+    fn label(&self, taken: &[Taken], kept: &HashSet<FrameId>) {
+        let labelled = taken.iter().filter_map(|t| Some((t.id, t.frame.label.as_deref()?)));
+        let given: Vec<(FrameId, &str)> = labelled.filter(|(id, _)| kept.contains(id)).collect();
         if !given.is_empty() {
             note_label_failure(self.labels.set(&given));
         }

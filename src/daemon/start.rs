@@ -1,21 +1,16 @@
-//! Start and stop: what is opened in which order, which threads run, and how they end without losing anything.
+//! What is opened before any thread runs, in which order, and what of it each thread gets.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redb::Database;
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::answers::{Answers, DaemonState, DeviceStatus};
+use super::answers::DeviceStatus;
+use super::inlets::Inlets;
 use super::learner::{Clock, Command, Learner};
-use super::live::{Live, Opened, name_of};
+use super::live::{Live, name_of};
 use super::mailbox::Mailbox;
 use super::measure::Monitor;
 use super::moments::Moments;
@@ -24,8 +19,8 @@ use super::probe_file::ProbeFile;
 use super::published::{Input, Publisher};
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
-use super::state_dir::{StateDir, StateDirError};
-use crate::config::{Config, HTTP_SOURCE, Seed, SourceSettings};
+use super::state_dir::StateDirError;
+use crate::config::{Config, Seed};
 use crate::decode::Decoder;
 use crate::device::{self, DeviceError};
 use crate::encoder::{EncoderError, Preset};
@@ -34,10 +29,7 @@ use crate::knn::{KnnError, Labels};
 use crate::learn::{LearnError, Trainer, ViewMaker};
 use crate::replay::{ReplayBuffer, ReplayError};
 use crate::segment::{SegmentError, Segmenter, TaskRegister};
-use crate::stream::{self, FrameId, Inlet, Intake, IntakeHandle, Ledger, QueueLimits, StreamError};
-
-/// Batches of the stream that may wait for training.
-const WAITING_BATCHES: usize = 4;
+use crate::stream::{FrameId, Intake, IntakeHandle, Ledger, StreamError};
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +58,7 @@ pub enum StartError {
     #[error(transparent)]
     Resume(#[from] ResumeError),
     #[error("a thread could not be started: {0}; check the limits of the process")]
-    Thread(io::Error),
+    Thread(std::io::Error),
 }
 
 impl StartError {
@@ -81,36 +73,9 @@ impl StartError {
     }
 }
 
-/// What ended a daemon that should run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DaemonError {
-    #[error("the {thread} has ended: {reason}")]
-    Ended { thread: &'static str, reason: String },
-    #[error(
-        "the {thread} did not end within daemon.drain_seconds = {seconds}; what came after the last checkpoint is learnt again"
-    )]
-    Drain { thread: &'static str, seconds: f64 },
-}
-
-/// A running daemon.
-pub struct Daemon {
-    live: Arc<Live>,
-    shared: Arc<Shared>,
-    intake: IntakeHandle,
-    mailbox: Arc<Mailbox<Command>>,
-    sources: JoinSet<()>,
-    stop_sources: CancellationToken,
-    memory: JoinHandle<Result<(), String>>,
-    learner: JoinHandle<Result<(), String>>,
-    ended: CancellationToken,
-    drain: Duration,
-    _state_dir: StateDir,
-}
-
 /// What is opened before any thread runs.
-struct Parts {
-    config: Config,
+pub(super) struct Parts {
+    pub(super) config: Config,
     seed: Seed,
     input: Input,
     trainer: Trainer,
@@ -119,128 +84,19 @@ struct Parts {
     probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     labels: Arc<Labels>,
     moments: Arc<Moments>,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     checkpoints: Checkpoints,
     resumed: Option<Resumed>,
     monitor: ForgettingMonitor,
-    shared: Arc<Shared>,
-}
-
-impl Daemon {
-    /// Opens everything, takes up the last checkpoint, binds the sources, and starts the threads. Readers are answered once
-    /// [`Answers::readiness`] says so.
-    ///
-    /// # Errors
-    /// Whatever keeps the daemon from starting; nothing has been changed but what was missing.
-    pub fn start(config: &Config, runtime: &Handle) -> Result<Self, StartError> {
-        let state_dir = StateDir::open(&config.daemon.state_dir)?;
-        let parts = Parts::open(config)?;
-        let (intake, handle) = Intake::new();
-        let inlets = Inlets::open(&parts, &handle)?;
-        let mailbox = Arc::new(Mailbox::new(WAITING_BATCHES * config.learn.batch));
-        let live = Arc::new(parts.live(&inlets, &handle, &mailbox, runtime.clone()));
-        let (shared, ended) = (Arc::clone(&parts.shared), CancellationToken::new());
-        let (pipeline, learner) = parts.split(intake, &mailbox);
-
-        let memory = spawn("memory", &ended, move || pipeline.run().map_err(|error| error.to_string()))?;
-        let ready = {
-            let shared = Arc::clone(&shared);
-            move || shared.set_state(DaemonState::Running)
-        };
-        let learner = spawn("learner", &ended, move || learner.run(ready).map_err(|error| error.to_string()))?;
-        let stop_sources = CancellationToken::new();
-        let sources = inlets.run(&stop_sources, runtime);
-        let drain = Duration::from_secs_f64(config.daemon.drain_seconds);
-        Ok(Self {
-            live,
-            shared,
-            intake: handle,
-            mailbox,
-            sources,
-            stop_sources,
-            memory,
-            learner,
-            ended,
-            drain,
-            _state_dir: state_dir,
-        })
-    }
-
-    /// What may be asked of it.
-    pub fn answers(&self) -> Arc<dyn Answers> {
-        Arc::<Live>::clone(&self.live)
-    }
-
-    /// Brings the metrics up to date; called before they are rendered.
-    pub fn recorder(&self) -> impl Fn() + Send + Sync + 'static {
-        let live = Arc::clone(&self.live);
-        move || live.record()
-    }
-
-    /// Cancelled when a thread ends that should run: then [`Daemon::stop`] says why.
-    pub fn ended(&self) -> CancellationToken {
-        self.ended.clone()
-    }
-
-    /// Stops in order: sources, then what they brought, then the learner with a last checkpoint.
-    ///
-    /// # Errors
-    /// The failure that ended a thread, or that one does not end in time.
-    pub fn stop(mut self, runtime: &Handle) -> Result<(), DaemonError> {
-        let deadline = Instant::now() + self.drain;
-        self.shared.set_state(DaemonState::Draining);
-        self.stop_sources.cancel();
-        let sources = async { while self.sources.join_next().await.is_some() {} };
-        let left = deadline.saturating_duration_since(Instant::now());
-        if runtime.block_on(async { tokio::time::timeout(left, sources).await }).is_err() {
-            tracing::warn!("sources did not end in time; frames that were not answered will be sent again");
-        }
-        self.intake.close();
-        let memory = join(self.memory, "memory thread", deadline, self.drain);
-        self.mailbox.send(Command::Stop);
-        let learner = join(self.learner, "learner", deadline, self.drain);
-        memory.and(learner)
-    }
-}
-
-fn spawn(
-    name: &'static str,
-    ended: &CancellationToken,
-    body: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> Result<JoinHandle<Result<(), String>>, StartError> {
-    // Dropped when the thread ends, however it ends.
-    let guard = ended.clone().drop_guard();
-    let run = move || {
-        let _guard = guard;
-        body().inspect_err(|error| tracing::error!(thread = name, "{error}"))
-    };
-    std::thread::Builder::new().name(name.into()).spawn(run).map_err(StartError::Thread)
-}
-
-fn join(
-    thread: JoinHandle<Result<(), String>>,
-    name: &'static str,
-    deadline: Instant,
-    drain: Duration,
-) -> Result<(), DaemonError> {
-    while !thread.is_finished() {
-        if Instant::now() >= deadline {
-            return Err(DaemonError::Drain { thread: name, seconds: drain.as_secs_f64() });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let ended = |reason| DaemonError::Ended { thread: name, reason };
-    match thread.join() {
-        Ok(result) => result.map_err(ended),
-        Err(panic) => {
-            let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(ended(format!("it panicked: {}", words.unwrap_or("without words"))))
-        }
-    }
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Parts {
-    fn open(config: &Config) -> Result<Self, StartError> {
+    /// Opens everything and takes up the last checkpoint.
+    ///
+    /// # Errors
+    /// Whatever keeps the daemon from starting.
+    pub(super) fn open(config: &Config) -> Result<Self, StartError> {
         let (dir, seed) = (&config.daemon.state_dir, Seed(config.daemon.seed));
         let chosen = device::choose(&config.device)?;
         let status = DeviceStatus {
@@ -286,7 +142,14 @@ impl Parts {
         })
     }
 
-    fn live(&self, inlets: &Inlets, intake: &IntakeHandle, mailbox: &Arc<Mailbox<Command>>, runtime: Handle) -> Live {
+    /// The side that answers.
+    pub(super) fn live(
+        &self,
+        inlets: &Inlets,
+        intake: &IntakeHandle,
+        mailbox: &Arc<Mailbox<Command>>,
+        runtime: Handle,
+    ) -> Live {
         Live {
             config: self.config.clone(),
             shared: Arc::clone(&self.shared),
@@ -306,8 +169,8 @@ impl Parts {
         }
     }
 
-    /// Into the two threads.
-    fn split(self, intake: Intake, mailbox: &Arc<Mailbox<Command>>) -> (Pipeline, Learner) {
+    /// What the memory thread and the learner own.
+    pub(super) fn split(self, intake: Intake, mailbox: &Arc<Mailbox<Command>>) -> (Pipeline, Learner) {
         let reader = self.buffer.reader();
         let next = self.next_frame();
         let publisher = Publisher::new(
@@ -334,7 +197,7 @@ impl Parts {
             segmenter: Arc::clone(&self.segmenter),
             buffer: self.buffer,
             probes: Arc::clone(&self.probes),
-            labels: self.labels,
+            labels: Arc::clone(&self.labels),
             moments: self.moments,
             mailbox: Arc::clone(mailbox),
             shared: Arc::clone(&self.shared),
@@ -351,6 +214,7 @@ impl Parts {
             monitor,
             probes: self.probes,
             segmenter: self.segmenter,
+            labels: self.labels,
             checkpoints: self.checkpoints,
             shared: self.shared,
             clock: Clock::default(),
@@ -415,61 +279,4 @@ fn open_monitor(config: &Config, seed: Seed, resumed: Option<&Resumed>) -> Forge
         }
         None => ForgettingMonitor::new(history, seed),
     }
-}
-
-/// Every source, opened and with its lane in the queue.
-struct Inlets {
-    opened: Vec<Opened>,
-    lanes: BTreeMap<String, Inlet>,
-    names: BTreeMap<stream::SourceId, String>,
-    waiting: Vec<(Box<dyn stream::Source>, Inlet, Opened)>,
-}
-
-impl Inlets {
-    fn open(parts: &Parts, intake: &IntakeHandle) -> Result<Self, StartError> {
-        let (ledger, config) = (&parts.ledger, &parts.config);
-        let mut inlets =
-            Self { opened: Vec::new(), lanes: BTreeMap::new(), names: BTreeMap::new(), waiting: Vec::new() };
-        for settings in &config.source {
-            let source = stream::open(settings, config.decode.max_bytes, ledger)?;
-            let limits = QueueLimits { bytes: settings.queue_bytes };
-            let inlet = intake.register(ledger.source_id(&settings.name)?, &settings.name, limits);
-            let opened = Opened {
-                name: settings.name.clone(),
-                kind: name_of(settings.kind),
-                address: address_of(settings),
-                failure: Arc::default(),
-            };
-            inlets.lanes.insert(settings.name.clone(), inlet.clone());
-            inlets.opened.push(opened.clone());
-            inlets.waiting.push((source, inlet, opened));
-        }
-        let http = intake.register(ledger.source_id(HTTP_SOURCE)?, HTTP_SOURCE, QueueLimits::default());
-        inlets.lanes.insert(HTTP_SOURCE.into(), http);
-        let address = format!("POST /v1/images on {}", config.serve.listen);
-        inlets.opened.push(Opened { name: HTTP_SOURCE.into(), kind: "http".into(), address, failure: Arc::default() });
-        inlets.names = ledger.sources()?;
-        Ok(inlets)
-    }
-
-    /// Runs every source as a task until it is stopped or fails.
-    fn run(self, stop: &CancellationToken, runtime: &Handle) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
-        for (source, inlet, opened) in self.waiting {
-            let run = source.run(inlet, stop.clone());
-            let supervised = async move {
-                if let Err(error) = run.await {
-                    tracing::error!(source = opened.name, code = error.code(), "the source has ended: {error}");
-                    *opened.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                }
-            };
-            tasks.spawn_on(supervised, runtime);
-        }
-        tasks
-    }
-}
-
-fn address_of(settings: &SourceSettings) -> String {
-    let path = settings.path.as_ref().map(|path| path.display().to_string());
-    path.or(settings.listen.map(|address| address.to_string())).unwrap_or_default()
 }
