@@ -136,7 +136,7 @@ fn tasks_are_listed_and_shown() {
     );
     assert_has(
         &running.says(&["tasks", "1"]),
-        &["task        1 task-1\n", "exemplars   1\n", "1970-01-01 00:00:05Z\n"],
+        &["task       1 task-1\n", "exemplars  1\n", "1970-01-01 00:00:05Z\n"],
     );
     assert_eq!(running.json(&["tasks"])["tasks"][1]["id"], 2);
     let (code, message) = running.fails(&["tasks", "9"]);
