@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! cargo bench --bench horizon -- data=DIR preset=resnet18-w16 objective=simclr strategy=lump batch=64 replay=64 \
-//!     rate=0.1 steps=1 images=20000 order=shuffled seed=0 slots=4096 every=5000
+//!     rate=0.1 steps=1 images=20000 order=shuffled seed=0 slots=4096 every=5000 bank=10000 tests=2000
 //! ```
 //! `data` holds the files of the binary version of CIFAR-10 (data_batch_1.bin ... test_batch.bin). `order=split` gives the
 //! classes two by two, as a stream of five tasks. One JSON line at the start and after every `every` images: 10-way accuracy with
-//! k 200, temperature 0.1, a bank of 10,000 training images and 2,000 test images. These numbers choose the defaults.
+//! k 200, temperature 0.1, a bank of the first `bank` training images and the first `tests` test images. These numbers choose
+//! the defaults.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,8 +21,6 @@ use lumpd::learn::Trainer;
 
 const K: usize = 200;
 const TEMPERATURE: f32 = 0.1;
-const BANK: usize = 10_000;
-const TESTS: usize = 2_000;
 const CLASSES: usize = 10;
 
 /// Images as packed RGB8 with their labels.
@@ -33,6 +32,11 @@ struct Labelled {
 
 impl Labelled {
     const IMAGE: usize = 3072;
+
+    /// The first images, all where there are fewer.
+    fn first(&self, count: usize) -> &[u8] {
+        &self.pixels[..count.min(self.labels.len()) * Self::IMAGE]
+    }
 
     /// Appends a file of records: a label, then the red, green and blue planes of 32x32 pixels.
     fn read(&mut self, path: &Path) -> Result<()> {
@@ -135,7 +139,20 @@ fn run(arguments: &Arguments, train: &Labelled, test: &Labelled) -> Result<()> {
     };
     let (start, mut evaluating) = (Instant::now(), 0.0);
     let (mut seen, mut loss) = (0, None);
-    report(&trainer, train, test, seen, loss, 0.0)?;
+    let (bank, tests) = (arguments.get("bank", 10_000)?, arguments.get("tests", 2_000)?);
+    let report = |trainer: &Trainer, seen: usize, loss: Option<f64>, seconds: f64| -> Result<()> {
+        let accuracy = accuracy(trainer, (train.first(bank), &train.labels), (test.first(tests), &test.labels))?;
+        let line = serde_json::json!({
+            "images": seen,
+            "accuracy": (1e4 * accuracy).round() / 1e4,
+            "loss": loss,
+            "training_seconds": seconds.round(),
+            "non_finite_steps": trainer.non_finite_steps(),
+        });
+        println!("{line}");
+        Ok(())
+    };
+    report(&trainer, seen, loss, 0.0)?;
     for batch in order.chunks(settings.batch) {
         for _ in 0..steps {
             let replay = train.pack(&memory.sample(settings.replay_batch));
@@ -146,7 +163,7 @@ fn run(arguments: &Arguments, train: &Labelled, test: &Labelled) -> Result<()> {
         seen += batch.len();
         if due || seen == order.len() {
             let training = start.elapsed().as_secs_f64() - evaluating;
-            report(&trainer, train, test, seen, loss, training)?;
+            report(&trainer, seen, loss, training)?;
             evaluating = start.elapsed().as_secs_f64() - training;
         }
     }
@@ -190,34 +207,12 @@ fn order(arguments: &Arguments, train: &Labelled, seed: Seed) -> Result<Vec<usiz
     Ok(order)
 }
 
-fn report(
-    trainer: &Trainer,
-    train: &Labelled,
-    test: &Labelled,
-    seen: usize,
-    loss: Option<f64>,
-    seconds: f64,
-) -> Result<()> {
-    let accuracy = accuracy(trainer, train, test)?;
-    let line = serde_json::json!({
-        "images": seen,
-        "accuracy": (1e4 * accuracy).round() / 1e4,
-        "loss": loss,
-        "training_seconds": seconds.round(),
-        "non_finite_steps": trainer.non_finite_steps(),
-    });
-    println!("{line}");
-    Ok(())
-}
-
-fn accuracy(trainer: &Trainer, train: &Labelled, test: &Labelled) -> Result<f64> {
-    let bank = embed(trainer, &train.pixels[..BANK * Labelled::IMAGE])?;
-    let queries = embed(trainer, &test.pixels[..TESTS * Labelled::IMAGE])?;
-    let mut right = 0;
-    for (row, similarities) in queries.matmul(&bank.t()?)?.to_vec2::<f32>()?.into_iter().enumerate() {
-        right += usize::from(vote(&similarities, &train.labels) == test.labels[row]);
-    }
-    Ok(right as f64 / TESTS as f64)
+/// The share of the tests whose class the vote names; both as packed pixels and labels.
+fn accuracy(trainer: &Trainer, bank: (&[u8], &[u8]), tests: (&[u8], &[u8])) -> Result<f64> {
+    let (bank_embeddings, queries) = (embed(trainer, bank.0)?, embed(trainer, tests.0)?);
+    let similarities = queries.matmul(&bank_embeddings.t()?)?.to_vec2::<f32>()?;
+    let right = similarities.iter().zip(tests.1).filter(|(row, label)| vote(row, bank.1) == **label).count();
+    Ok(right as f64 / similarities.len() as f64)
 }
 
 /// L2-normalised embeddings (n, features).
@@ -234,9 +229,9 @@ fn embed(trainer: &Trainer, pixels: &[u8]) -> Result<Tensor> {
 /// The class with the most weight exp(similarity / temperature) among the nearest.
 fn vote(similarities: &[f32], labels: &[u8]) -> u8 {
     let mut nearest: Vec<usize> = (0..similarities.len()).collect();
-    nearest.select_nth_unstable_by(K, |a, b| similarities[*b].total_cmp(&similarities[*a]));
+    nearest.sort_unstable_by(|a, b| similarities[*b].total_cmp(&similarities[*a]));
     let mut weights = [0f32; CLASSES];
-    for index in &nearest[..K] {
+    for index in nearest.iter().take(K) {
         weights[usize::from(labels[*index])] += (similarities[*index] / TEMPERATURE).exp();
     }
     let best = (0..CLASSES).max_by(|a, b| weights[*a].total_cmp(&weights[*b]));

@@ -7,8 +7,17 @@
 //! (in)      (pixels)  (tasks)    (memory)  (encoder) (bank)  (metrics)   (out)
 //! ```
 
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod decode;
 pub mod device;
 pub mod encoder;
+pub mod evaluate;
+pub mod knn;
 pub mod learn;
+pub mod replay;
+pub mod segment;
+pub mod serve;
+pub mod stream;
+pub mod telemetry;

@@ -24,6 +24,13 @@ pub struct Config {
     pub log: LogSettings,
 }
 
+impl Config {
+    /// Path of the API's unix socket.
+    pub fn api_socket(&self) -> PathBuf {
+        self.serve.socket.clone().unwrap_or_else(|| self.daemon.state_dir.join("lumpd.sock"))
+    }
+}
+
 /// `[daemon]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -83,7 +90,7 @@ impl Default for DeviceSettings {
 }
 
 /// One `[[source]]`. Flat, so that an unknown key or a wrong type is reported with its line, column and caret; which keys
-/// belong to which kind is checked by [`SourceSettings::inlet`].
+/// belong to which kind is checked where sources are opened (`stream::open`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
@@ -240,6 +247,8 @@ impl Default for ReplaySettings {
 pub enum PolicyKind {
     /// A uniform sample of everything seen (Vitter 1985, algorithm R).
     Reservoir,
+    /// The newest frames.
+    Fifo,
 }
 
 /// When a frame is acknowledged.
@@ -400,7 +409,7 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// Unix socket of the same API; `lumpd.sock` in the state folder where not set.
     pub socket: Option<PathBuf>,
-    /// Connections served at once.
+    /// Connections served at once, on each of the two listeners.
     pub max_connections: usize,
     /// Time a client has to send a whole request.
     pub request_seconds: f64,

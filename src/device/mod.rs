@@ -16,7 +16,7 @@ pub mod kernels;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DeviceKind, DeviceSettings};
+use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
 pub use host::{peak_resident_bytes, resident_bytes};
 
@@ -86,6 +86,23 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
     /// Instruction sets that the kernels make use of.
     pub features: Vec<String>,
+}
+
+impl std::fmt::Display for DeviceInfo {
+    /// `cpu:0 AMD EPYC, 2 threads, 25.2 GB, avx512`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{} {}", self.backend, self.ordinal, self.name)?;
+        if let Some(cores) = self.cores {
+            write!(f, ", {cores} threads")?;
+        }
+        if let Some(bytes) = self.memory_bytes {
+            write!(f, ", {}", Bytes(bytes))?;
+        }
+        if !self.features.is_empty() {
+            write!(f, ", {}", self.features.join(" "))?;
+        }
+        Ok(())
+    }
 }
 
 /// What was found, and what was not and why.

@@ -12,6 +12,7 @@
 //! assert!(report.loss.unwrap().is_finite());
 //! ```
 
+pub mod checkpoint;
 mod error;
 mod guard;
 mod objectives;

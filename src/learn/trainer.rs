@@ -169,6 +169,11 @@ impl Trainer {
         self.step
     }
 
+    /// Leaves out the numbers up to `step`: the step after a roll-back draws other batches than the ones that diverged.
+    pub fn advance_to(&mut self, step: u64) {
+        self.step = self.step.max(step);
+    }
+
     /// Steps skipped since the program started because a loss or gradient was not finite.
     pub fn non_finite_steps(&self) -> u64 {
         self.guard.total()

@@ -1,3 +1,4 @@
-//! Tests of the library and the program from outside: one module a corpus.
+//! Tests of the library and the built binary from outside, and of the house itself: one binary, a module a corpus.
 
+mod architecture;
 mod parity;

@@ -1,0 +1,29 @@
+//! `lumpd devices`: what this build can train on, on this machine.
+
+use std::io::Write;
+
+use clap::Args;
+
+use crate::device::describe;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
+    let inventory = describe();
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&inventory)?)?;
+        return Ok(());
+    }
+    for device in &inventory.devices {
+        writeln!(out, "{device}")?;
+    }
+    for reason in &inventory.missing {
+        writeln!(out, "not found: {reason}")?;
+    }
+    Ok(())
+}

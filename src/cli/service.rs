@@ -1,0 +1,128 @@
+//! A daemon with its API: what `run` and `demo` start.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use super::run::Running;
+use crate::config::{Config, Plan};
+use crate::daemon::{Daemon, StartError};
+use crate::serve::{Hooks, Limits, Served, Server, router};
+use crate::telemetry::{self, Metric};
+
+/// Threads that move bytes; computing has its own.
+const IO_THREADS: usize = 2;
+
+struct Service {
+    config: Config,
+    runtime: Runtime,
+    daemon: Daemon,
+    server: Server,
+    hooks: Hooks,
+}
+
+/// Starts a daemon and binds its API.
+pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
+    let config = plan.config;
+    limit_threads(config.daemon.threads)?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .enable_all()
+        .build()
+        .context("start the threads that serve sockets")?;
+    // The addresses first: a taken port is found before a state folder is made.
+    let server = runtime.block_on(bind(&config))?;
+    let _context = runtime.enter();
+    let daemon = Daemon::start(&config, runtime.handle()).map_err(classed)?;
+    let hooks = hooks(&config, &daemon)?;
+    drop(_context);
+    Ok(Box::new(Service { config, runtime, daemon, server, hooks }))
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Server> {
+    let socket = config.api_socket();
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("make the folder of the socket {}", socket.display()))?;
+    }
+    Server::bind(config.serve.listen, &socket).await.map_err(|error| anyhow!(error).context(Exit::Io))
+}
+
+/// The one pool of computing threads: decoding, kernels, search.
+fn limit_threads(threads: usize) -> anyhow::Result<()> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|number| format!("compute-{number}"))
+        .build_global()
+        .context("start the computing threads")
+}
+
+fn classed(error: StartError) -> anyhow::Error {
+    let exit = match &error {
+        error if error.is_temporary() => Exit::Temporary,
+        StartError::Encoder(_) | StartError::Stream(_) | StartError::Resume(_) => Exit::Configuration,
+        _ => Exit::Io,
+    };
+    anyhow!(error).context(exit)
+}
+
+fn hooks(config: &Config, daemon: &Daemon) -> anyhow::Result<Hooks> {
+    let renderer = telemetry::install().context("start the metrics")?;
+    telemetry::gauge(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1.0);
+    let status = daemon.answers().status();
+    telemetry::gauge(Metric::DeviceInfo, &[backend_of(&status.device.taken), &status.device.taken], 1.0);
+    telemetry::gauge(Metric::StartTime, &[], jiff::Timestamp::now().as_millisecond() as f64 / 1000.0);
+    for source in &config.source {
+        telemetry::count(Metric::StreamFrames, &[&source.name], 0);
+    }
+    let record = daemon.recorder();
+    Ok(Hooks {
+        render_metrics: Box::new(move || {
+            record();
+            renderer.render()
+        }),
+        on_served: Box::new(note),
+    })
+}
+
+fn backend_of(device: &str) -> &str {
+    device.split(':').next().unwrap_or(device)
+}
+
+fn note(served: &Served) {
+    let class = format!("{}xx", served.status / 100);
+    telemetry::count(Metric::HttpRequests, &[&served.route, &class], 1);
+    telemetry::observe(Metric::HttpDuration, &[&served.route], served.took);
+}
+
+impl Running for Service {
+    fn address(&self) -> SocketAddr {
+        self.server.bound().tcp
+    }
+
+    fn until_stopped(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, runtime, daemon, server, hooks } = *self;
+        let limits = Limits::new(&config.serve, &config.decode);
+        let stop_serving = CancellationToken::new();
+        let api = router(daemon.answers(), &limits, hooks);
+        let serving = {
+            let stop = stop_serving.clone();
+            runtime.spawn(async move { server.run(api, &limits, stop).await })
+        };
+        let ended = daemon.ended();
+        runtime.block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = ended.cancelled() => {}
+            }
+        });
+        // Readers are answered until the last checkpoint is written.
+        let stopped = daemon.stop(runtime.handle());
+        stop_serving.cancel();
+        runtime.block_on(serving).context("the API broke down")?;
+        stopped.map_err(|error| anyhow!(error).context(Exit::Io))
+    }
+}

@@ -1,0 +1,112 @@
+//! `lumpd tasks`: what the stream was cut into.
+
+use std::io::{self, Write};
+
+use clap::Args;
+
+use super::api::{ApiArguments, with_parameters};
+use super::client::{Client, ClientError, ask};
+use super::table::{Side, Table, or_dash, print_pairs, time};
+use crate::daemon::answers::TaskStatus;
+use crate::serve::TaskList;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lumpd tasks\n  lumpd tasks 3")]
+pub struct Arguments {
+    /// One task in full; all of them where not given
+    id: Option<u32>,
+
+    #[command(flatten)]
+    api: ApiArguments,
+}
+
+pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
+    let client = arguments.api.client()?;
+    match arguments.id {
+        Some(id) => {
+            let task: TaskStatus = ask(client.get(&format!("/v1/tasks/{id}")))?;
+            arguments.api.print(&task, out, print_task)
+        }
+        None => {
+            let list = ask(every_page(&client))?;
+            arguments.api.print(&list, out, print_list)
+        }
+    }
+}
+
+async fn every_page(client: &Client) -> Result<TaskList, ClientError> {
+    let mut list = TaskList { tasks: Vec::new(), next: Some(0) };
+    while let Some(after) = list.next {
+        let path = with_parameters("/v1/tasks", &[("limit", "1000".into()), ("after", after.to_string())]);
+        let page: TaskList = client.get(&path).await?;
+        list.tasks.extend(page.tasks);
+        list.next = page.next;
+    }
+    Ok(list)
+}
+
+fn print_list(list: &TaskList, out: &mut dyn Write) -> io::Result<()> {
+    if list.tasks.is_empty() {
+        return writeln!(out, "no task yet");
+    }
+    let mut table = Table::new(&[
+        ("ID", Side::Right),
+        ("NAME", Side::Left),
+        ("FRAMES", Side::Right),
+        ("FIRST", Side::Right),
+        ("LAST", Side::Right),
+        ("VISITS", Side::Right),
+        ("PROBES", Side::Right),
+        ("STARTED", Side::Left),
+        ("", Side::Left),
+    ]);
+    for task in &list.tasks {
+        table.row([
+            task.id.to_string(),
+            task.name.clone(),
+            task.frames.to_string(),
+            task.first_frame.to_string(),
+            task.last_frame.to_string(),
+            task.spans.len().to_string(),
+            task.probes.to_string(),
+            or_dash(task.spans.first().and_then(|span| span.started_at).map(time)),
+            remark(task),
+        ]);
+    }
+    table.print(out)
+}
+
+fn remark(task: &TaskStatus) -> String {
+    match (task.current, task.returns) {
+        (true, 0) => "current".into(),
+        (true, times) => format!("current, came back {times} times"),
+        (false, 0) => String::new(),
+        (false, times) => format!("came back {times} times"),
+    }
+}
+
+fn print_task(task: &TaskStatus, out: &mut dyn Write) -> io::Result<()> {
+    let exemplars: Vec<String> = task.exemplars.iter().map(ToString::to_string).collect();
+    let pairs = [
+        ("task", format!("{} {}", task.id, task.name)),
+        ("frames", format!("{}, from {} to {}", task.frames, task.first_frame, task.last_frame)),
+        ("current", if task.current { "yes" } else { "no" }.into()),
+        ("came back", format!("{} times", task.returns)),
+        ("probes", task.probes.to_string()),
+        ("exemplars", if exemplars.is_empty() { "-".into() } else { exemplars.join(", ") }),
+    ];
+    print_pairs(&pairs, out)?;
+    writeln!(out)?;
+    let mut table =
+        Table::new(&[("FIRST", Side::Right), ("LAST", Side::Right), ("STARTED", Side::Left), ("ENDED", Side::Left)]);
+    for span in &task.spans {
+        let ended = span.ended_at.map(time);
+        table.row([
+            span.first_frame.to_string(),
+            or_dash(span.last_frame),
+            or_dash(span.started_at.map(time)),
+            or_dash(ended),
+        ]);
+    }
+    table.print(out)
+}

@@ -1,0 +1,121 @@
+//! `lumpd validate`: everything that keeps a configuration from running, and what it will cost.
+
+use std::io::Write;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::configuration::{ConfigurationArguments, SourceArguments, tell};
+use super::{Exit, configuration};
+use crate::config::{Loaded, Plan, probe};
+
+const EXAMPLES: &str = "\
+Examples:
+  lumpd validate --config lumpd.toml
+  lumpd validate --config lumpd.toml --no-environment   on another machine than the one it is for
+  lumpd validate --watch /srv/camera --deny-warnings";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    #[command(flatten)]
+    sources: SourceArguments,
+    /// Look at the settings only, not at folders, free space and ports
+    #[arg(long)]
+    no_environment: bool,
+    /// Fail on warnings, too
+    #[arg(long)]
+    deny_warnings: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
+    let loaded = arguments.configuration.load_with(arguments.sources.sources())?;
+    let plan = configuration::plan(&loaded)?;
+    show(&plan, &loaded, out)?;
+    if !arguments.no_environment {
+        environment(&plan, &loaded)?;
+    }
+    if arguments.deny_warnings && !plan.warnings.is_empty() {
+        bail!(anyhow::anyhow!("{} warnings: see above", plan.warnings.len()).context(Exit::Configuration));
+    }
+    writeln!(out, "\nThe configuration is valid.")?;
+    Ok(())
+}
+
+/// Asks this machine whether it can run the plan.
+///
+/// # Errors
+/// If it cannot, after all that keeps it from it was told; exit code 78.
+pub(super) fn environment(plan: &Plan, loaded: &Loaded) -> anyhow::Result<()> {
+    let problems = probe(plan);
+    tell(&problems, loaded);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!("this machine cannot run it: see above").context(Exit::Configuration))
+}
+
+fn show(plan: &Plan, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<()> {
+    let config = &plan.config;
+    writeln!(out, "state     {}", config.daemon.state_dir.display())?;
+    writeln!(
+        out,
+        "encoder   {} ({} pixels, {} features)",
+        config.encoder.preset, plan.encoder.side, plan.encoder.features
+    )?;
+    writeln!(out, "API       http://{}", config.serve.listen)?;
+    for source in &config.source {
+        let place = source.path.as_ref().map(|path| path.display().to_string());
+        let place = place.or(source.listen.map(|address| address.to_string())).unwrap_or_default();
+        let kind = format!("{:?}", source.kind).to_lowercase();
+        writeln!(out, "source    {} ({kind} {place})", source.name)?;
+    }
+    writeln!(out, "\n{}", plan.budget)?;
+    writeln!(out, "Set apart from the defaults:")?;
+    for (key, origin) in &loaded.origins {
+        writeln!(out, "  {key:<32} {origin}")?;
+    }
+    if loaded.origins.is_empty() {
+        writeln!(out, "  nothing")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(text: &str, deny_warnings: bool) -> anyhow::Result<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lumpd.toml");
+        std::fs::write(&file, text).unwrap();
+        let configuration = ConfigurationArguments { config: Some(file), ..Default::default() };
+        let arguments =
+            Arguments { configuration, sources: SourceArguments::default(), no_environment: true, deny_warnings };
+        let mut out = Vec::new();
+        run(&arguments, &mut out)?;
+        Ok(String::from_utf8(out)?)
+    }
+
+    #[test]
+    fn the_plan_shows_budget_and_origins() {
+        let text = validate("[replay]\nslots = 100\n", false).unwrap();
+        assert!(text.contains("100 + 64 spare slots of 32x32"), "{text}");
+        assert!(text.contains("replay.slots"), "{text}");
+        assert!(text.contains("lumpd.toml:2"), "{text}");
+    }
+
+    #[test]
+    fn warnings_fail_only_where_asked() {
+        assert!(validate("", false).is_ok());
+        assert_eq!(crate::cli::code(&validate("", true).unwrap_err()), 78);
+    }
+
+    #[test]
+    fn a_wrong_setting_fails_with_78() {
+        assert_eq!(crate::cli::code(&validate("[learn]\nbatch = 1\n", false).unwrap_err()), 78);
+        assert_eq!(crate::cli::code(&validate("[learn]\nbath = 1\n", false).unwrap_err()), 78);
+    }
+}

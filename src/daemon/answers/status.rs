@@ -1,0 +1,194 @@
+//! The daemon as a whole: its state, its device, its inlets, and what has happened lately.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::BufferSummary;
+
+/// Whether queries are answered now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// What is still missing; empty where ready.
+    pub waiting_for: Vec<String>,
+}
+
+/// Where the daemon is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DaemonState {
+    /// State is restored, the device is taken, sources are not open yet.
+    Starting,
+    Running,
+    /// Sources are closed, the last checkpoint is written.
+    Draining,
+}
+
+/// The daemon on one page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of lumpd.
+    pub version: String,
+    pub state: DaemonState,
+    pub uptime_seconds: f64,
+    pub device: DeviceStatus,
+    /// Name of the encoder's preset.
+    pub preset: String,
+    /// The published version; null before the first.
+    pub encoder: Option<EncoderStatus>,
+    pub stream: StreamStatus,
+    pub learn: LearnStatus,
+    pub segment: SegmentStatus,
+    pub buffer: BufferSummary,
+    /// The last one written or restored; null before the first.
+    pub checkpoint: Option<CheckpointStatus>,
+    /// Physical memory the process takes; null where the system does not tell.
+    pub resident_bytes: Option<u64>,
+}
+
+/// What was asked for, what was taken, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// `auto`, `cpu`, `cuda` or `metal`, as configured.
+    pub asked: String,
+    /// What training runs on, with its name: `cpu (2 threads)`, `cuda:0 (NVIDIA H100)`.
+    pub taken: String,
+    /// Why that one.
+    pub reason: String,
+}
+
+/// The version of the encoder that answers come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncoderStatus {
+    /// Counts published versions, from 1.
+    pub version: u64,
+    /// Hash of its weights.
+    pub id: String,
+    pub published_at: Timestamp,
+    /// Gradient steps it had seen.
+    pub step: u64,
+}
+
+/// What comes in, over all sources.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Frames received since the start.
+    pub received: u64,
+    /// Of these, taken in as new.
+    pub accepted: u64,
+    /// Mean over the last seconds.
+    pub accepted_per_second: f64,
+}
+
+/// What training does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LearnStatus {
+    pub objective: String,
+    pub strategy: String,
+    /// Gradient steps, over restarts.
+    pub steps: u64,
+    /// Mean loss of the latest steps; null before the first.
+    pub loss: Option<f64>,
+    /// Images of the stream that gradient steps have seen.
+    pub images_trained: u64,
+    /// Images of the stream that reached buffer and segmentation but not training, which was slower.
+    pub skipped_for_training: u64,
+    /// Steps left out because loss or gradient was not finite.
+    pub nonfinite_steps: u64,
+    /// Images through training a second, replayed ones included; mean over the last seconds.
+    pub images_per_second: f64,
+    /// No frame has come for a while; the learner rehearses from the buffer.
+    pub idle: bool,
+    /// Why training was given up; null where it goes on.
+    pub frozen: Option<String>,
+}
+
+/// What segmentation sees now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentStatus {
+    /// The detector's phase in its own words, such as `calibrating` or `stable`.
+    pub phase: String,
+    /// The detector's statistic; null before it has one.
+    pub statistic: Option<f64>,
+    /// The statistic beyond which a task ends; null before it is calibrated.
+    pub threshold: Option<f64>,
+    /// A change is suspected and not yet sure.
+    pub warning: bool,
+    /// One id for each stream of tasks: one, or one a source.
+    pub current_tasks: Vec<u32>,
+    /// Frames that the detector did not count: near-duplicates of the one before.
+    pub duplicates_skipped: u64,
+}
+
+/// The last checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointStatus {
+    pub written_at: Timestamp,
+    pub age_seconds: f64,
+    /// Gradient steps it holds.
+    pub step: u64,
+}
+
+/// How a source is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceState {
+    /// Opening, or going through what was there already.
+    Starting,
+    Running,
+    /// Not working now; tried again. The source's `error` says why.
+    Failed,
+    Stopped,
+}
+
+/// One inlet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    pub name: String,
+    /// `directory`, `unix`, `tcp` or `http`.
+    pub kind: String,
+    /// The folder, the socket or the address.
+    pub address: String,
+    pub state: SourceState,
+    /// The last failure of the source itself (not of a frame); null where there was none.
+    pub error: Option<String>,
+    /// Frames since the start, whatever became of them.
+    pub received: u64,
+    pub accepted: u64,
+    /// Frames seen before.
+    pub duplicates: u64,
+    /// Frames refused, by the error's code.
+    pub refused: BTreeMap<String, u64>,
+    /// Frames turned away because the queue was full.
+    pub dropped: u64,
+    /// Undecoded bytes that wait.
+    pub queued_bytes: u64,
+    pub last_frame_at: Option<Timestamp>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts events since the start of the daemon, from 1.
+    pub sequence: u64,
+    pub at: Timestamp,
+    /// Stable name, such as `task-opened`, `task-closed`, `drift-warning`, `version-published`, `checkpoint`.
+    pub kind: String,
+    /// One line for people.
+    pub message: String,
+    /// What belongs to the kind: ids and numbers.
+    pub data: serde_json::Value,
+}
+
+/// A part of the recent past.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<Event>,
+    /// Number of the oldest event still kept; null where there is none. Greater than the number asked for plus one: some were missed.
+    pub oldest: Option<u64>,
+    /// Ask for what comes after this number next.
+    pub next: u64,
+}

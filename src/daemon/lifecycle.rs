@@ -1,0 +1,163 @@
+//! A running daemon: its threads, and how they end without losing anything.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::answers::{Answers, DaemonState};
+use super::inlets::Inlets;
+use super::learner::Command;
+use super::live::Live;
+use super::mailbox::Mailbox;
+use super::shared::Shared;
+use super::start::{Parts, StartError};
+use super::state_dir::StateDir;
+use crate::config::Config;
+use crate::stream::{Intake, IntakeHandle};
+
+/// Batches of the stream that may wait for training.
+const WAITING_BATCHES: usize = 4;
+
+/// What ended a daemon that should run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    #[error("the {thread} has ended: {reason}")]
+    Ended { thread: &'static str, reason: String },
+    #[error(
+        "the {thread} did not end within daemon.drain_seconds = {seconds}; what came after the last checkpoint is learnt again"
+    )]
+    Drain { thread: &'static str, seconds: f64 },
+}
+
+/// A running daemon.
+pub struct Daemon {
+    live: Arc<Live>,
+    shared: Arc<Shared>,
+    intake: IntakeHandle,
+    mailbox: Arc<Mailbox<Command>>,
+    sources: JoinSet<()>,
+    stop_sources: CancellationToken,
+    memory: JoinHandle<Result<(), String>>,
+    learner: JoinHandle<Result<(), String>>,
+    ended: CancellationToken,
+    drain: Duration,
+    _state_dir: StateDir,
+}
+
+impl Daemon {
+    /// Opens everything, takes up the last checkpoint, binds the sources, and starts the threads. Readers are answered once
+    /// [`Answers::readiness`] says so.
+    ///
+    /// # Errors
+    /// Whatever keeps the daemon from starting; nothing has been changed but what was missing.
+    pub fn start(config: &Config, runtime: &Handle) -> Result<Self, StartError> {
+        let state_dir = StateDir::open(&config.daemon.state_dir)?;
+        let parts = Parts::open(config)?;
+        let (intake, handle) = Intake::new();
+        let inlets = Inlets::open(&parts, &handle)?;
+        let mailbox = Arc::new(Mailbox::new(WAITING_BATCHES * config.learn.batch));
+        let live = Arc::new(parts.live(&inlets, &handle, &mailbox, runtime.clone()));
+        let (shared, ended) = (Arc::clone(&parts.shared), CancellationToken::new());
+        let (pipeline, learner) = parts.split(intake, &mailbox);
+
+        let memory = spawn("memory", &ended, move || pipeline.run().map_err(|error| error.to_string()))?;
+        let ready = {
+            let shared = Arc::clone(&shared);
+            move || shared.set_state(DaemonState::Running)
+        };
+        let learner = spawn("learner", &ended, move || learner.run(ready).map_err(|error| error.to_string()))?;
+        let stop_sources = CancellationToken::new();
+        let sources = inlets.run(&stop_sources, runtime);
+        let drain = Duration::from_secs_f64(config.daemon.drain_seconds);
+        Ok(Self {
+            live,
+            shared,
+            intake: handle,
+            mailbox,
+            sources,
+            stop_sources,
+            memory,
+            learner,
+            ended,
+            drain,
+            _state_dir: state_dir,
+        })
+    }
+
+    /// What may be asked of it.
+    pub fn answers(&self) -> Arc<dyn Answers> {
+        Arc::<Live>::clone(&self.live)
+    }
+
+    /// Brings the metrics up to date; called before they are rendered.
+    pub fn recorder(&self) -> impl Fn() + Send + Sync + 'static {
+        let live = Arc::clone(&self.live);
+        move || live.record()
+    }
+
+    /// Cancelled when a thread ends that should run: then [`Daemon::stop`] says why.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
+    }
+
+    /// Stops in order: sources, then what they brought, then the learner with a last checkpoint.
+    ///
+    /// # Errors
+    /// The failure that ended a thread, or that one does not end in time.
+    pub fn stop(mut self, runtime: &Handle) -> Result<(), DaemonError> {
+        let deadline = Instant::now() + self.drain;
+        self.shared.set_state(DaemonState::Draining);
+        self.stop_sources.cancel();
+        let sources = async { while self.sources.join_next().await.is_some() {} };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if runtime.block_on(async { tokio::time::timeout(left, sources).await }).is_err() {
+            tracing::warn!("sources did not end in time; frames that were not answered will be sent again");
+        }
+        self.intake.close();
+        let memory = join(self.memory, "memory thread", deadline, self.drain);
+        self.mailbox.send(Command::Stop);
+        let learner = join(self.learner, "learner", deadline, self.drain);
+        memory.and(learner)
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    ended: &CancellationToken,
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<Result<(), String>>, StartError> {
+    // Dropped when the thread ends, however it ends.
+    let guard = ended.clone().drop_guard();
+    let run = move || {
+        let _guard = guard;
+        body().inspect_err(|error| tracing::error!(thread = name, "{error}"))
+    };
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(StartError::Thread)
+}
+
+fn join(
+    thread: JoinHandle<Result<(), String>>,
+    name: &'static str,
+    deadline: Instant,
+    drain: Duration,
+) -> Result<(), DaemonError> {
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return Err(DaemonError::Drain { thread: name, seconds: drain.as_secs_f64() });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let ended = |reason| DaemonError::Ended { thread: name, reason };
+    match thread.join() {
+        Ok(result) => result.map_err(ended),
+        Err(panic) => {
+            let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(ended(format!("it panicked: {}", words.unwrap_or("without words"))))
+        }
+    }
+}

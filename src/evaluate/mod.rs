@@ -1,0 +1,36 @@
+//! What the encoder knows, and what it is losing.
+//!
+//! Label-free: a bounded set of probes of each task ([`ProbeSets`]) is embedded when the task ends and again by every
+//! published version; [`ForgettingMonitor`] compares the two ([`similarity`]) and reports how much of each task's
+//! neighbourhoods is still there, beside measures of the level ([`spectrum`]), since what does not move may also have
+//! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]).
+//!
+//! Whatever is not defined (an open task, too few probes, no labels) is `None` with a reason, never 0.
+//!
+//! Left to others: embedding probes and taking the loss ([`ProbeMeter`], implemented by the daemon), storing their images
+//! ([`ProbeStorage`], implemented over the replay room's store), deciding where a task ends (segment).
+
+mod accuracy;
+mod bootstrap;
+mod eigen;
+mod error;
+mod features;
+mod forgetting;
+mod history;
+mod measurement;
+#[cfg(test)]
+mod monitor_tests;
+mod probes;
+mod report;
+pub mod similarity;
+pub mod spectrum;
+mod state;
+
+pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures};
+pub use bootstrap::{Interval, mean_interval};
+pub use error::EvaluateError;
+pub use features::Features;
+pub use forgetting::ForgettingMonitor;
+pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
+pub use probes::{MemoryStorage, Placement, ProbeSets, ProbeStorage, StorageError};
+pub use report::{ForgettingReport, Reason, TaskForgetting};

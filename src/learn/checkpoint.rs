@@ -1,0 +1,332 @@
+//! What the learner knows, on disk, as generations: each a folder that is written whole or not at all.
+//!
+//! ```text
+//! DIR/step-000000001200/     one generation
+//!     MANIFEST.json          sizes and BLAKE3 hashes of the other files, and of itself; written last
+//!     meta.json              the caller's metadata
+//!     ...                    the caller's files
+//! DIR/quarantine/            generations that did not verify, kept for a look
+//! DIR/.tmp-*                 one being written, or one being removed
+//! ```
+//!
+//! Loading walks back from the newest to one that verifies; only that is ever handed out. What the files mean, and
+//! whether the weights in them are finite and of the right shape, is for the caller to check. One process a folder: the
+//! lock of the state folder sees to that.
+//!
+//! ```
+//! use lumpd::learn::checkpoint::Generations;
+//!
+//! let folder = tempfile::tempdir().unwrap();
+//! let generations = Generations::open(folder.path(), 3).unwrap();
+//! generations.write(1200, &[("model.safetensors", b"weights".as_slice())], &serde_json::json!({"batch": 64})).unwrap();
+//!
+//! let loaded = generations.newest_valid().unwrap().loaded.unwrap();
+//! assert_eq!(loaded.step, 1200);
+//! assert_eq!(loaded.files["model.safetensors"], b"weights");
+//! ```
+
+mod error;
+mod manifest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::durable;
+
+pub use error::CheckpointError;
+pub use manifest::Reason;
+use manifest::{MANIFEST, META, MOST_FILES, Manifest, is_file_name};
+
+const TEMPORARY: &str = ".tmp-";
+const QUARANTINE: &str = "quarantine";
+/// Quarantined generations that stay; older ones go, for the disk's sake.
+const MOST_QUARANTINED: usize = 3;
+
+/// The generations in one folder.
+#[derive(Debug, Clone)]
+pub struct Generations {
+    folder: PathBuf,
+    keep: usize,
+}
+
+/// A generation that was written and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    pub step: u64,
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
+/// A generation that verified, in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    pub step: u64,
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// As given to [`Generations::write`]; the last bit of a fraction may differ, so what has to be exact belongs into
+    /// a file.
+    pub meta: serde_json::Value,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Search {
+    /// The newest generation that verifies; none where there is none.
+    pub loaded: Option<Loaded>,
+    /// Newer ones that do not, with the reason. Damaged ones are in quarantine now.
+    pub skipped: Vec<(String, Reason)>,
+}
+
+/// Moments of a write, for tests that stop it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    FolderMade,
+    FileWritten,
+    ManifestWritten,
+    FolderSynced,
+    Renamed,
+    Verified,
+    Pruned,
+}
+
+/// Called at each stage; an error ends the write as if the process had been killed there.
+type Reached<'a> = &'a mut dyn FnMut(Stage) -> Result<(), CheckpointError>;
+
+impl Generations {
+    /// Opens `folder`, made for its owner only where there is none, and removes what interrupted writes left. `keep`:
+    /// generations kept, at least one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn open(folder: &Path, keep: usize) -> Result<Self, CheckpointError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("make", folder))?;
+        let generations = Self { folder: folder.into(), keep: keep.max(1) };
+        for (name, path) in generations.folders(folder)? {
+            if name.strip_prefix(TEMPORARY).and_then(parse_step).is_some() {
+                fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            }
+        }
+        Ok(generations)
+    }
+
+    /// Writes a generation, reads it back, and only then removes the oldest beyond `keep`. Where `step` has one
+    /// already, the new one takes its place in one move.
+    ///
+    /// # Errors
+    /// See [`CheckpointError`]; what was there before is still there, and valid.
+    pub fn write(
+        &self,
+        step: u64,
+        files: &[(&str, &[u8])],
+        meta: &serde_json::Value,
+    ) -> Result<Generation, CheckpointError> {
+        let written = self.write_in_stages(step, files, meta, &mut |_| Ok(()));
+        if written.is_err() {
+            // As the next start would do; should it fail, that one does.
+            let _ = fs::remove_dir_all(self.temporary(step));
+        }
+        written
+    }
+
+    fn write_in_stages(
+        &self,
+        step: u64,
+        files: &[(&str, &[u8])],
+        meta: &serde_json::Value,
+        reached: Reached<'_>,
+    ) -> Result<Generation, CheckpointError> {
+        check_names(files)?;
+        let meta = meta.to_string().into_bytes();
+        let all: Vec<(&str, &[u8])> = files.iter().copied().chain([(META, meta.as_slice())]).collect();
+        let bytes = all.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        self.require_room(bytes)?;
+        let temporary = self.temporary(step);
+        remove_folder(&temporary)?;
+        DirBuilder::new().mode(0o700).create(&temporary).map_err(io_error("make", &temporary))?;
+        reached(Stage::FolderMade)?;
+        for (name, bytes) in &all {
+            write_file(&temporary, name, bytes)?;
+            reached(Stage::FileWritten)?;
+        }
+        write_file(&temporary, MANIFEST, &Manifest::new(step, all.iter().copied()).to_bytes())?;
+        reached(Stage::ManifestWritten)?;
+        durable::sync_folder(&temporary).map_err(io_error("sync", &temporary))?;
+        reached(Stage::FolderSynced)?;
+        let path = self.folder.join(name_of(step));
+        self.put_in_place(&temporary, &path)?;
+        reached(Stage::Renamed)?;
+        read(&path, step)
+            .map_err(|reason| CheckpointError::Unverified { path: path.clone(), reason: reason.to_string() })?;
+        reached(Stage::Verified)?;
+        self.prune(step)?;
+        reached(Stage::Pruned)?;
+        Ok(Generation { step, path, bytes })
+    }
+
+    fn put_in_place(&self, temporary: &Path, path: &Path) -> Result<(), CheckpointError> {
+        if path.exists() {
+            use rustix::fs::{CWD, RenameFlags, renameat_with};
+            renameat_with(CWD, temporary, CWD, path, RenameFlags::EXCHANGE)
+                .map_err(|error| io_error("replace", path)(error.into()))?;
+            durable::sync_folder(&self.folder).map_err(io_error("sync", &self.folder))?;
+            // Now the temporary folder is the older one.
+            return remove_folder(temporary);
+        }
+        fs::rename(temporary, path).map_err(io_error("name", path))?;
+        durable::sync_folder(&self.folder).map_err(io_error("sync", &self.folder))
+    }
+
+    /// Looks for the newest generation that verifies. Damaged ones on the way are moved to quarantine; links, and those
+    /// of a newer format, are left where they are.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`] where the folder cannot be listed. That nothing verifies is no error.
+    pub fn newest_valid(&self) -> Result<Search, CheckpointError> {
+        let mut search = Search::default();
+        for (step, path) in self.generations()?.into_iter().rev() {
+            match read(&path, step) {
+                Ok(loaded) => {
+                    search.loaded = Some(loaded);
+                    break;
+                }
+                Err(reason) => {
+                    let name = name_of(step);
+                    tracing::warn!(generation = name, %reason, "a checkpoint does not verify and is skipped");
+                    if !matches!(reason, Reason::Newer { .. }) {
+                        self.quarantine(&name, &path);
+                    }
+                    search.skipped.push((name, reason));
+                }
+            }
+        }
+        Ok(search)
+    }
+
+    /// Steps of the generations, ascending, whether or not they verify.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
+        Ok(self.generations()?.into_keys().collect())
+    }
+
+    /// What is ours by its name, and a folder of its own.
+    fn generations(&self) -> Result<BTreeMap<u64, PathBuf>, CheckpointError> {
+        let folders = self.folders(&self.folder)?;
+        Ok(folders.into_iter().filter_map(|(name, path)| Some((parse_step(&name)?, path))).collect())
+    }
+
+    /// Folders within `folder`, links to folders not among them.
+    fn folders(&self, folder: &Path) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
+        let failed = || io_error("list", folder);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).map_err(failed())? {
+            let entry = entry.map_err(failed())?;
+            if entry.file_type().map_err(failed())?.is_dir()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                found.push((name, entry.path()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes the oldest. The one just written stays, even where older ones have higher steps (after a roll back).
+    fn prune(&self, written: u64) -> Result<(), CheckpointError> {
+        let mut others = self.generations()?;
+        others.remove(&written);
+        let surplus = (others.len() + 1).saturating_sub(self.keep);
+        for (step, path) in others.into_iter().take(surplus) {
+            // Under another name first: a generation that is half removed is not to be found.
+            let going = self.temporary(step);
+            fs::rename(&path, &going).map_err(io_error("remove", &path))?;
+            remove_folder(&going)?;
+        }
+        Ok(())
+    }
+
+    /// Failures are only logged: a generation that cannot be moved is skipped again next time.
+    fn quarantine(&self, name: &str, path: &Path) {
+        let quarantine = self.folder.join(QUARANTINE);
+        let moved = DirBuilder::new().recursive(true).mode(0o700).create(&quarantine).and_then(|()| {
+            let target = quarantine.join(name);
+            if fs::symlink_metadata(&target).is_ok() {
+                fs::remove_dir_all(&target)?;
+            }
+            fs::rename(path, &target)?;
+            durable::sync_folder(&self.folder)
+        });
+        if let Err(error) = moved {
+            tracing::warn!(path = %path.display(), %error, "could not move a damaged checkpoint to quarantine");
+        }
+        let Ok(held) = self.folders(&quarantine) else { return };
+        let held: BTreeMap<u64, PathBuf> =
+            held.into_iter().filter_map(|(name, path)| Some((parse_step(&name)?, path))).collect();
+        for path in held.values().take(held.len().saturating_sub(MOST_QUARANTINED)) {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+
+    fn temporary(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{TEMPORARY}{}", name_of(step)))
+    }
+
+    /// Twice the size, so that the machine is not left without any.
+    fn require_room(&self, bytes: u64) -> Result<(), CheckpointError> {
+        let Ok(numbers) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
+        let free = numbers.f_bavail.saturating_mul(numbers.f_frsize);
+        match bytes.saturating_mul(2) {
+            needed if free < needed => Err(CheckpointError::NoSpace { path: self.folder.clone(), needed, free }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read(folder: &Path, step: u64) -> Result<Loaded, Reason> {
+    let mut files = Manifest::read(folder, step)?.read_files(folder)?;
+    let meta = files.remove(META).ok_or_else(|| Reason::Manifest { message: format!("no {META}") })?;
+    let meta = serde_json::from_slice(&meta).map_err(|_| Reason::Content { name: META.into() })?;
+    Ok(Loaded { step, files, meta })
+}
+
+fn check_names(files: &[(&str, &[u8])]) -> Result<(), CheckpointError> {
+    let mut taken = BTreeSet::from([META]);
+    if let Some((name, _)) = files.iter().find(|(name, _)| !is_file_name(name) || !taken.insert(name)) {
+        return Err(CheckpointError::Name { name: (*name).into() });
+    }
+    if files.len() > MOST_FILES {
+        return Err(CheckpointError::TooMany { files: files.len(), most: MOST_FILES });
+    }
+    Ok(())
+}
+
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let path = folder.join(name);
+    durable::write_new(&path, bytes).map_err(io_error("write", &path))
+}
+
+fn remove_folder(path: &Path) -> Result<(), CheckpointError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:012}")
+}
+
+/// The step of exactly such a name.
+fn parse_step(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (name_of(step) == name).then_some(step)
+}
+
+fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
+    move |source| CheckpointError::Io { operation, path: path.into(), source }
+}

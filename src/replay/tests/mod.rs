@@ -1,0 +1,7 @@
+//! Tests of the store as a whole.
+
+mod crash;
+mod damage;
+mod files;
+mod model;
+mod simulator;

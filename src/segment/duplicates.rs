@@ -1,0 +1,152 @@
+//! Near-duplicates: frames that say nothing new, as from a camera that stands still.
+//!
+//! A frame whose features are within a quarter of the usual squared distance of the last frame kept is skipped. What is
+//! usual is the median over pairs of frames kept since the last change, thinned so that they span an ever longer time: a
+//! burst at the beginning cannot pass for the usual for long.
+
+use super::SegmentError;
+use super::bytes::{Reader, Writer, expect_length};
+
+/// Frames that the usual distance is taken from; the oldest half is thinned when there are more.
+const SAMPLE: usize = 32;
+/// The usual distance is settled after this many frames kept.
+const LEARNING: u64 = 1024;
+/// Share of the usual squared distance below which a frame is a near-duplicate.
+const SHARE: f32 = 0.25;
+/// Squared distance, in proportion to the features' squared length, that is the same picture whatever is usual.
+const SAME: f32 = 1e-9;
+
+/// Skips frames that are near-duplicates of the last one kept.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NearDuplicates {
+    last: Vec<f32>,
+    sample: Vec<Vec<f32>>,
+    /// Squared distances between all pairs of the sample, in no order.
+    usual: f32,
+    kept: u64,
+    stride: u64,
+}
+
+impl NearDuplicates {
+    /// Whether `features` repeat the last frame kept; those that do not are kept.
+    pub fn is_duplicate(&mut self, features: &[f32]) -> bool {
+        if self.last.len() == features.len() {
+            let distance = squared_distance(&self.last, features);
+            let length: f32 = features.iter().map(|x| x * x).sum();
+            if distance <= (SHARE * self.usual).max(SAME * length) {
+                return true;
+            }
+        }
+        self.last.clear();
+        self.last.extend_from_slice(features);
+        self.learn(features);
+        false
+    }
+
+    /// Learns anew what is usual, as after a change; the last frame kept stays.
+    pub fn relearn(&mut self) {
+        (self.usual, self.kept, self.stride) = (0.0, 0, 1);
+        self.sample.clear();
+    }
+
+    fn learn(&mut self, features: &[f32]) {
+        self.stride = self.stride.max(1);
+        if self.kept < LEARNING && self.kept.is_multiple_of(self.stride) {
+            self.sample.push(features.to_vec());
+            if self.sample.len() > SAMPLE {
+                let mut index = 0;
+                self.sample.retain(|_| {
+                    index += 1;
+                    index % 2 == 1
+                });
+                self.stride *= 2;
+            }
+            self.usual = median_distance(&self.sample);
+        }
+        self.kept = self.kept.saturating_add(1);
+    }
+
+    pub fn write(&self, writer: &mut Writer) {
+        writer.f32s(self.last.iter());
+        writer.f32s([self.usual].iter());
+        writer.u64(self.kept);
+        writer.u64(self.stride);
+        writer.u64(self.sample.len() as u64);
+        self.sample.iter().for_each(|features| writer.f32s(features.iter()));
+    }
+
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
+        let last = reader.f32s()?;
+        let usual = expect_length(reader.f32s()?, 1)?[0];
+        let (kept, stride, count) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        if count > SAMPLE as u64 {
+            return Err(SegmentError::State("its sample is too large"));
+        }
+        let sample = (0..count).map(|_| expect_length(reader.f32s()?, last.len())).collect::<Result<_, _>>()?;
+        Ok(Self { last, sample, usual, kept, stride })
+    }
+}
+
+fn median_distance(sample: &[Vec<f32>]) -> f32 {
+    let mut distances: Vec<f32> =
+        sample.iter().enumerate().flat_map(|(i, a)| sample[..i].iter().map(move |b| squared_distance(a, b))).collect();
+    if distances.is_empty() {
+        return 0.0;
+    }
+    let middle = distances.len() / 2;
+    *distances.select_nth_unstable_by(middle, f32::total_cmp).1
+}
+
+/// Eight running sums, so that the additions do not wait for one another.
+fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..8 {
+            let difference = a[i] - b[i];
+            sums[i] += difference * difference;
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| (a - b) * (a - b)).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Seed;
+
+    fn noise(seed: u64, scale: f64) -> Vec<f32> {
+        let mut random = Seed(seed).random("noise", 0);
+        (0..64).map(|_| (1.0 + scale * random.normal()) as f32).collect()
+    }
+
+    #[test]
+    fn a_camera_that_stands_still_after_a_lively_time_is_all_duplicates() {
+        let mut duplicates = NearDuplicates::default();
+        assert!((0..200).all(|i| !duplicates.is_duplicate(&noise(i, 0.3))));
+        let scene = noise(1000, 0.3);
+        let still = |i: u64| scene.iter().zip(noise(2000 + i, 0.01)).map(|(x, n)| x + n).collect::<Vec<f32>>();
+        assert!(!duplicates.is_duplicate(&still(0)));
+        assert!((1..5000).all(|i| duplicates.is_duplicate(&still(i))));
+        assert!(!duplicates.is_duplicate(&noise(3000, 0.3)));
+    }
+
+    #[test]
+    fn exact_repeats_are_duplicates_from_the_first_and_bursts_soon() {
+        let mut duplicates = NearDuplicates::default();
+        assert!(!duplicates.is_duplicate(&noise(1, 0.3)));
+        assert!(duplicates.is_duplicate(&noise(1, 0.3)));
+        let mut duplicates = NearDuplicates::default();
+        let mut kept = 0;
+        for burst in 0..40 {
+            let scene = noise(5000 + burst, 0.3);
+            for i in 0..30 {
+                let jitter = noise(9000 + burst * 30 + i, 0.02);
+                let frame: Vec<f32> = scene.iter().zip(&jitter).map(|(x, n)| x + n).collect();
+                kept += u32::from(!duplicates.is_duplicate(&frame));
+            }
+        }
+        assert!((40..200).contains(&kept), "{kept} of 1200 frames in 40 bursts");
+    }
+}

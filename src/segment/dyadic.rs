@@ -1,0 +1,454 @@
+//! Dyadic T2: Hotelling's two-sample test of means in whitened coordinates, over windows of 16, 32, 64, 128 and 256 frames
+//! against everything before them since the reference began.
+//!
+//! With W frames in the window, n before it, and their means m: T2 = W n / (W + n) |m_W - m_n|^2 / r, where r is the variance
+//! ratio of correlated frames. T2 has about k degrees of freedom, so s_W = (T2 - k) / sqrt(2 k), and the statistic is the
+//! largest s_W. It is above a threshold h about once in as many frames as were promised (see [`super::thresholds`]).
+//!
+//! After an alarm the reference is collected anew. A second alarm whose change lies within that new reference means that
+//! the reference was taken while the change was still going on: the same, gradual, change, and no new boundary.
+
+use super::SegmentError;
+use super::bytes::{Reader, Writer, expect_length};
+use super::detector::{Change, Detector, Phase, Verdict};
+use super::thresholds;
+use super::whitening::{COMPONENTS, Coordinates, Whitening};
+
+/// Frames of a reference.
+const REFERENCE: usize = 256;
+const WINDOWS: [usize; 5] = [16, 32, 64, 128, 256];
+/// Frames looked back on for where a change began.
+const HISTORY: usize = 512;
+/// Fewest frames on either side of a change.
+const SHORTEST_SIDE: usize = 4;
+/// Frames after an alarm in which another may belong to the same change.
+const SETTLING: u64 = 768;
+/// It does where its change lies in the reference collected since, or this little after it.
+const STILL_CHANGING: u64 = REFERENCE as u64 + 64;
+/// Frames of a block whose means tell how correlated the frames are.
+const BLOCK: usize = 16;
+/// A place explains the change about as well as the best if T2 is at most this much lower: the 95 % point of the
+/// likelihood ratio of a change's place (Hansen, Econometrica 68, 2000).
+const AS_GOOD: f64 = 7.35;
+
+type Sums = [f64; COMPONENTS];
+
+/// The default detector.
+pub struct DyadicT2 {
+    drift: f64,
+    warning: f64,
+    /// Features of the reference while it is collected, frame by frame.
+    collected: Vec<f32>,
+    frames_collected: usize,
+    comparison: Option<Comparison>,
+    /// Distinct frames since the last alarm, while it settles.
+    since_alarm: Option<u64>,
+    change: Option<Change>,
+}
+
+/// What runs once there is a reference.
+struct Comparison {
+    whitening: Whitening,
+    variance_ratio: f64,
+    /// The newest coordinates, at most HISTORY, oldest first.
+    history: std::collections::VecDeque<Coordinates>,
+    /// Sum of all coordinates since the reference began, and how many.
+    total: Sums,
+    seen: u64,
+    /// Sums of the newest frames by window.
+    windows: [Sums; WINDOWS.len()],
+    statistic: f64,
+}
+
+impl DyadicT2 {
+    /// A detector that raises about one false alarm in that many distinct frames.
+    pub fn new(mean_frames_between_false_alarms: u64) -> Self {
+        let drift = thresholds::dyadic_t2_drift(mean_frames_between_false_alarms);
+        let warning = thresholds::dyadic_t2_warning(mean_frames_between_false_alarms);
+        Self::with_thresholds(drift, warning)
+    }
+
+    /// A detector with thresholds of one's own, for calibration.
+    pub fn with_thresholds(drift: f64, warning: f64) -> Self {
+        Self {
+            drift,
+            warning,
+            collected: Vec::new(),
+            frames_collected: 0,
+            comparison: None,
+            since_alarm: None,
+            change: None,
+        }
+    }
+
+    fn collect(&mut self, features: &[f32]) {
+        if self.frames_collected > 0 && self.collected.len() != self.frames_collected * features.len() {
+            self.reset();
+        }
+        self.collected.extend_from_slice(features);
+        self.frames_collected += 1;
+        if self.frames_collected == REFERENCE {
+            self.comparison = Some(Comparison::begin(&self.collected, features.len()));
+            self.collected = Vec::new();
+            self.frames_collected = 0;
+        }
+    }
+
+    fn alarm(&mut self, found: Place) {
+        let before_alarm = self.since_alarm.map(|since| since.saturating_sub(found.samples_back as u64));
+        let continues = before_alarm.is_some_and(|since| since < STILL_CHANGING);
+        self.change = Some(Change { samples_back: found.samples_back, uncertainty: found.uncertainty, continues });
+        self.comparison = None;
+        self.since_alarm = Some(0);
+    }
+}
+
+impl Detector for DyadicT2 {
+    fn update(&mut self, features: &[f32]) -> Verdict {
+        self.since_alarm = self.since_alarm.map(|since| since + 1).filter(|&since| since <= SETTLING);
+        if self.comparison.as_ref().is_some_and(|comparison| comparison.whitening.dimensions() != features.len()) {
+            self.reset();
+        }
+        let Some(comparison) = &mut self.comparison else {
+            self.collect(features);
+            return Verdict::Stable;
+        };
+        comparison.push(features);
+        let statistic = comparison.statistic;
+        if statistic > self.drift {
+            let found = comparison.locate();
+            self.alarm(found);
+            return Verdict::Drift;
+        }
+        if statistic > self.warning { Verdict::Warning } else { Verdict::Stable }
+    }
+
+    fn statistic(&self) -> Option<f64> {
+        self.comparison.as_ref().map(|comparison| comparison.statistic).filter(|statistic| statistic.is_finite())
+    }
+
+    fn threshold(&self) -> f64 {
+        self.drift
+    }
+
+    fn warning_threshold(&self) -> f64 {
+        self.warning
+    }
+
+    fn phase(&self) -> Phase {
+        match (&self.since_alarm, &self.comparison) {
+            (Some(_), _) => Phase::Settling,
+            (None, Some(_)) => Phase::Armed,
+            (None, None) => Phase::WarmingUp,
+        }
+    }
+
+    fn reference(&self) -> (usize, usize) {
+        (if self.comparison.is_some() { REFERENCE } else { self.frames_collected }, REFERENCE)
+    }
+
+    fn variance_ratio(&self) -> Option<f64> {
+        self.comparison.as_ref().map(|comparison| comparison.variance_ratio)
+    }
+
+    fn change(&self) -> Option<Change> {
+        self.change
+    }
+
+    fn reset(&mut self) {
+        *self = Self::with_thresholds(self.drift, self.warning);
+    }
+
+    fn state(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.f64(self.drift);
+        writer.optional(self.since_alarm);
+        writer.u64(self.frames_collected as u64);
+        writer.f32s(self.collected.iter());
+        writer.u64(u64::from(self.comparison.is_some()));
+        if let Some(comparison) = &self.comparison {
+            comparison.write(&mut writer);
+        }
+        writer.finish()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), SegmentError> {
+        self.reset();
+        let mut reader = Reader::new(state);
+        if reader.f64()?.to_bits() != self.drift.to_bits() {
+            return Err(SegmentError::State("it was written for another mean time between false alarms"));
+        }
+        let since_alarm = reader.optional()?;
+        let frames_collected = reader.u64()?;
+        let collected = reader.f32s()?;
+        let whole = if frames_collected == 0 {
+            collected.is_empty()
+        } else {
+            (collected.len() as u64).is_multiple_of(frames_collected)
+        };
+        if frames_collected >= REFERENCE as u64 || !whole {
+            return Err(SegmentError::State("its reference does not fit"));
+        }
+        let comparison = if reader.u64()? == 1 { Some(Comparison::read(&mut reader)?) } else { None };
+        reader.end()?;
+        (self.since_alarm, self.collected, self.comparison) = (since_alarm, collected, comparison);
+        self.frames_collected = frames_collected as usize;
+        Ok(())
+    }
+}
+
+/// Where a change began, as in [`Change`].
+struct Place {
+    samples_back: usize,
+    uncertainty: usize,
+}
+
+impl Comparison {
+    fn begin(reference: &[f32], dimensions: usize) -> Self {
+        let mut comparison = Self {
+            whitening: Whitening::fit(reference, dimensions),
+            variance_ratio: 1.0,
+            history: std::collections::VecDeque::with_capacity(HISTORY),
+            total: [0.0; COMPONENTS],
+            seen: 0,
+            windows: [[0.0; COMPONENTS]; WINDOWS.len()],
+            statistic: f64::NEG_INFINITY,
+        };
+        reference.chunks_exact(dimensions).for_each(|frame| comparison.push(frame));
+        comparison.variance_ratio = variance_ratio(comparison.history.make_contiguous());
+        comparison
+    }
+
+    fn push(&mut self, features: &[f32]) {
+        let coordinates = self.whitening.apply(features);
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(coordinates);
+        self.seen += 1;
+        add(&mut self.total, &coordinates, 1.0);
+        self.statistic = f64::NEG_INFINITY;
+        for (index, window) in WINDOWS.into_iter().enumerate() {
+            add(&mut self.windows[index], &coordinates, 1.0);
+            if self.history.len() > window {
+                add(&mut self.windows[index], &self.history[self.history.len() - 1 - window], -1.0);
+            }
+            // Only windows that hold nothing of the reference: its coordinates were fitted to it.
+            if self.seen >= (REFERENCE + window) as u64 {
+                let t2 = self.t2(&self.windows[index], window as u64);
+                let degrees = COMPONENTS as f64;
+                self.statistic = self.statistic.max((t2 - degrees) / (2.0 * degrees).sqrt());
+            }
+        }
+    }
+
+    /// Of the newest `window` frames, whose sum is given, against all before them.
+    fn t2(&self, sum: &Sums, window: u64) -> f64 {
+        let (inside, before) = (window as f64, (self.seen - window) as f64);
+        let squares: f64 = sum.iter().zip(&self.total).map(|(s, t)| (s / inside - (t - s) / before).powi(2)).sum();
+        inside * before / (inside + before) * squares / self.variance_ratio
+    }
+
+    /// The split of the newest frames that separates best, and how sure that is.
+    fn locate(&self) -> Place {
+        let longest = self.history.len().min(self.seen as usize - SHORTEST_SIDE);
+        let mut sum = [0.0; COMPONENTS];
+        let mut curve = vec![f64::NEG_INFINITY; longest + 1];
+        for (back, coordinates) in (1..=longest).zip(self.history.iter().rev()) {
+            add(&mut sum, coordinates, 1.0);
+            if back >= SHORTEST_SIDE {
+                curve[back] = self.t2(&sum, back as u64);
+            }
+        }
+        let best = (1..curve.len()).max_by(|&a, &b| curve[a].total_cmp(&curve[b])).unwrap_or(1);
+        let as_good: Vec<usize> = (1..curve.len()).filter(|&back| curve[back] >= curve[best] - AS_GOOD).collect();
+        let spread = as_good.last().zip(as_good.first()).map_or(0, |(last, first)| last - first);
+        Place { samples_back: best, uncertainty: spread.div_ceil(2) }
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        self.whitening.write(writer);
+        writer.f64(self.variance_ratio);
+        writer.f64(self.statistic);
+        writer.u64(self.seen);
+        writer.f64s(&self.total);
+        writer.f64s(self.windows.as_flattened());
+        let flat: Vec<f32> = self.history.iter().flatten().copied().collect();
+        writer.f32s(flat.iter());
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
+        let whitening = Whitening::read(reader)?;
+        let (variance_ratio, statistic, seen) = (reader.f64()?, reader.f64()?, reader.u64()?);
+        let total = expect_length(reader.f64s()?, COMPONENTS)?;
+        let windows = expect_length(reader.f64s()?, COMPONENTS * WINDOWS.len())?;
+        let flat = reader.f32s()?;
+        let (history, rest) = flat.as_chunks::<COMPONENTS>();
+        let kept = seen.min(HISTORY as u64) as usize;
+        if seen < REFERENCE as u64 || history.len() != kept || !rest.is_empty() || variance_ratio.is_nan() {
+            return Err(SegmentError::State("its history does not fit"));
+        }
+        Ok(Self {
+            whitening,
+            variance_ratio,
+            history: history.iter().copied().collect(),
+            total: std::array::from_fn(|i| total[i]),
+            seen,
+            windows: std::array::from_fn(|w| std::array::from_fn(|i| windows[w * COMPONENTS + i])),
+            statistic,
+        })
+    }
+}
+
+fn add(sums: &mut Sums, coordinates: &Coordinates, sign: f64) {
+    sums.iter_mut().zip(coordinates).for_each(|(sum, &z)| *sum += sign * f64::from(z));
+}
+
+/// The variance of block means times the block's length, over the variance of single frames, averaged over the
+/// coordinates: 1 for independent frames, up to the block's length for frames that hardly change.
+fn variance_ratio(frames: &[Coordinates]) -> f64 {
+    let ratios = (0..COMPONENTS).filter_map(|component| {
+        let values: Vec<f64> = frames.iter().map(|z| f64::from(z[component])).collect();
+        let means: Vec<f64> =
+            values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
+        let single = variance(&values);
+        (single > 1e-6).then(|| BLOCK as f64 * variance(&means) / single)
+    });
+    let (sum, count) = ratios.fold((0.0, 0), |(sum, count), ratio| (sum + ratio, count + 1));
+    if count == 0 { 1.0 } else { (sum / f64::from(count)).max(1.0) }
+}
+
+fn variance(values: &[f64]) -> f64 {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (values.len() - 1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Seed;
+
+    const DIMENSIONS: usize = 48;
+
+    /// Independent Gaussian features of falling variance, with `shift` added to a few of them.
+    fn frame(seed: u64, number: u64, shift: f64) -> Vec<f32> {
+        let mut random = Seed(seed).random("frame", number);
+        (0..DIMENSIONS)
+            .map(|i| (random.normal() / (1.0 + i as f64 / 8.0) + if i % 5 == 0 { shift } else { 0.0 }) as f32)
+            .collect()
+    }
+
+    #[test]
+    fn without_a_change_the_statistic_is_that_of_its_law_and_no_alarm_is_raised() {
+        for seed in 0..4 {
+            let mut detector = DyadicT2::new(1_000_000);
+            let mut statistics = Vec::new();
+            for number in 0..4000 {
+                assert_ne!(detector.update(&frame(seed, number, 0.0)), Verdict::Drift, "seed {seed}, frame {number}");
+                statistics.extend(detector.statistic());
+            }
+            assert_eq!(detector.phase(), Phase::Armed);
+            let mean = statistics.iter().sum::<f64>() / statistics.len() as f64;
+            // The largest of five standardised values with as many degrees of freedom, slightly shrunk.
+            assert!((-1.0..1.2).contains(&mean), "mean statistic {mean}");
+            assert!((1.0..1.3).contains(&detector.variance_ratio().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_change_is_found_soon_and_placed_where_it_happened() {
+        for seed in 10..20 {
+            let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
+            let alarm = (0..2000)
+                .find(|&n| detector.update(&frame(seed, n, if n >= 1000 { 0.8 } else { 0.0 })) == Verdict::Drift);
+            let alarm = alarm.expect("a change found");
+            assert!((1000..1080).contains(&alarm), "alarm at {alarm}");
+            let change = detector.change().unwrap();
+            let first = alarm + 1 - change.samples_back as u64;
+            assert!(
+                first.abs_diff(1000) <= 8 + change.uncertainty as u64,
+                "placed at {first} +- {}",
+                change.uncertainty
+            );
+            assert!(!change.continues);
+            assert_eq!(detector.phase(), Phase::Settling);
+        }
+    }
+
+    #[test]
+    fn a_gradual_change_is_one_change_and_a_second_abrupt_one_another() {
+        let ramp = |n: u64| 2.0 * ((n as f64 - 1000.0) / 512.0).clamp(0.0, 1.0);
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
+        let mut changes = Vec::new();
+        for n in 0..3000 {
+            if detector.update(&frame(30, n, ramp(n))) == Verdict::Drift {
+                changes.push(detector.change().unwrap().continues);
+            }
+        }
+        assert_eq!(changes.iter().filter(|&&continues| !continues).count(), 1, "{changes:?}");
+        let mut detector = DyadicT2::with_thresholds(6.0, 4.0);
+        let mut changes = Vec::new();
+        for n in 0..2500 {
+            let shift = if n < 700 {
+                0.0
+            } else if n < 1250 {
+                1.5
+            } else {
+                -1.5
+            };
+            if detector.update(&frame(31, n, shift)) == Verdict::Drift {
+                changes.push(detector.change().unwrap().continues);
+            }
+        }
+        assert_eq!(changes, [false, false]);
+    }
+
+    #[test]
+    fn a_warning_comes_before_a_slow_drift() {
+        let mut detector = DyadicT2::new(50_000);
+        let mut warned = None;
+        for n in 0..4000u64 {
+            match detector.update(&frame(40, n, (n as f64 - 1000.0).max(0.0) / 1500.0)) {
+                Verdict::Warning => warned = warned.or(Some(n)),
+                Verdict::Drift => break,
+                Verdict::Stable => {}
+            }
+        }
+        assert!(warned.is_some());
+        assert!(detector.warning_threshold() < detector.threshold());
+    }
+
+    #[test]
+    fn correlated_frames_raise_the_variance_ratio() {
+        let mut state = vec![0f32; DIMENSIONS];
+        let mut detector = DyadicT2::new(50_000);
+        for n in 0..300 {
+            state.iter_mut().zip(frame(50, n, 0.0)).for_each(|(s, x)| *s = 0.9 * *s + x);
+            detector.update(&state);
+        }
+        assert!(detector.variance_ratio().unwrap() > 4.0);
+    }
+
+    #[test]
+    fn a_restored_detector_goes_on_bit_for_bit_and_refuses_damage() {
+        for stop in [0u64, 100, 256, 900, 1100, 1400] {
+            let shift = |n: u64| if n >= 1000 { 1.0 } else { 0.0 };
+            let mut whole = DyadicT2::new(50_000);
+            for n in 0..stop {
+                whole.update(&frame(60, n, shift(n)));
+            }
+            let state = whole.state();
+            let mut restored = DyadicT2::new(50_000);
+            restored.restore(&state).unwrap();
+            for n in stop..stop + 600 {
+                let features = frame(60, n, shift(n));
+                assert_eq!(whole.update(&features), restored.update(&features));
+                assert_eq!(whole.statistic().map(f64::to_bits), restored.statistic().map(f64::to_bits));
+            }
+            assert_eq!(whole.state(), restored.state());
+            assert!(restored.restore(&state[..state.len() - 1]).is_err());
+            assert_eq!(restored.phase(), Phase::WarmingUp);
+            assert!(DyadicT2::new(10_000).restore(&state).is_err());
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Frozen features of an image: one layer of random filters, rectified on both sides, pooled over four quadrants.
+//!
+//! They never learn, so a change in them is a change of the world: with features of an encoder in training the same
+//! detector raises ten to a hundred times more false alarms. The filters come from a seed of their own, not from the user's,
+//! since the thresholds are calibrated on exactly these features.
+//!
+//! Everything up to the last square root is integer arithmetic: the same image has the same features, bit for bit, on every
+//! machine and however the compiler arranges the sums; and 16-bit products summed in pairs are the widest multiplication
+//! that every x86-64 and aarch64 processor has.
+
+use super::SegmentError;
+use crate::config::Seed;
+
+/// Filters.
+const FILTERS: usize = 64;
+/// Pixels of a filter's side, and between two of its positions.
+const FILTER_SIDE: usize = 6;
+const STRIDE: usize = 2;
+/// Bytes of one row of a patch (6 pixels of 3 channels), and of a whole patch.
+const ROW: usize = FILTER_SIDE * 3;
+const PATCH: usize = FILTER_SIDE * ROW;
+/// A patch padded to whole vectors of 16 numbers.
+const PADDED: usize = 112;
+/// Fixed point of the filters' coefficients: the sum of a quadrant's 49 responses, each at most 10.4 * 128 * 4096, stays below 2^31.
+const SCALE: f64 = 4096.0;
+/// Responses below this share of full contrast are noise.
+const OFFSET: i32 = (0.05 * SCALE * 255.0) as i32;
+/// Larger images are averaged to this side, the one the thresholds were calibrated at.
+const SIDE: usize = 32;
+const SMALLEST_SIDE: usize = 16;
+const LARGEST_SIDE: usize = 4096;
+/// Seed of the filters. Changing it changes every feature: the thresholds and stored tasks would no longer fit.
+const FILTER_SEED: Seed = Seed(0x6c75_6d70_645f_7263);
+
+/// The frozen map from a square RGB image to 512 features.
+pub struct FeatureMap {
+    filters: Box<[[i16; PADDED]; FILTERS]>,
+}
+
+impl FeatureMap {
+    /// Features of one image: 64 filters, 2 signs, 4 quadrants.
+    pub const DIMENSIONS: usize = FILTERS * 2 * 4;
+
+    /// The one and only such map.
+    pub fn new() -> Self {
+        let mut filters = Box::new([[0; PADDED]; FILTERS]);
+        for (number, filter) in filters.iter_mut().enumerate() {
+            filter[..PATCH].copy_from_slice(&draw_filter(number as u64));
+        }
+        Self { filters }
+    }
+
+    /// The features of `image`, shape (side, side, 3), 8 bits a channel.
+    ///
+    /// # Errors
+    /// If `image` is not `side * side * 3` bytes, or `side` is not 16 to 4096.
+    pub fn extract(&self, image: &[u8], side: usize) -> Result<Vec<f32>, SegmentError> {
+        if !(SMALLEST_SIDE..=LARGEST_SIDE).contains(&side) || image.len() != side * side * 3 {
+            return Err(SegmentError::ImageSize { side, bytes: image.len() });
+        }
+        if side > SIDE { Ok(self.convolve(&average(image, side), SIDE)) } else { Ok(self.convolve(image, side)) }
+    }
+
+    fn convolve(&self, image: &[u8], side: usize) -> Vec<f32> {
+        let mut pixels = [0i16; SIDE * SIDE * 3];
+        // The filters' coefficients sum to zero, so the offset changes nothing but the size of the numbers.
+        pixels.iter_mut().zip(image).for_each(|(wide, &byte)| *wide = i16::from(byte) - 128);
+        let positions = (side - FILTER_SIDE) / STRIDE + 1;
+        let half = positions / 2;
+        let mut features = Vec::with_capacity(Self::DIMENSIONS);
+        for (rows, columns) in [
+            (0..half, 0..half),
+            (0..half, half..positions),
+            (half..positions, 0..half),
+            (half..positions, half..positions),
+        ] {
+            let count = rows.len() * columns.len();
+            let mut sums = [[0i32; 2]; FILTERS];
+            for row in rows {
+                for column in columns.clone() {
+                    self.respond(&patch(&pixels, side, row * STRIDE, column * STRIDE), &mut sums);
+                }
+            }
+            let unit = 1.0 / (count as f64 * SCALE * 255.0);
+            features.extend(
+                (0..2).flat_map(|sign| sums.iter().map(move |sum| (f64::from(sum[sign]) * unit).sqrt() as f32)),
+            );
+        }
+        features
+    }
+
+    /// Adds the rectified response of every filter to `patch`.
+    #[inline]
+    fn respond(&self, patch: &[i16; PADDED], sums: &mut [[i32; 2]; FILTERS]) {
+        for (filter, sum) in self.filters.iter().zip(sums) {
+            let response = dot(patch, filter);
+            sum[0] = sum[0].wrapping_add(response.wrapping_sub(OFFSET).max(0));
+            sum[1] = sum[1].wrapping_add(response.wrapping_neg().wrapping_sub(OFFSET).max(0));
+        }
+    }
+}
+
+/// Wrapping, since a check of every addition would keep the loop from being one multiply-and-add of 8 numbers; [`SCALE`]
+/// says why nothing ever wraps.
+#[inline]
+fn dot(a: &[i16; PADDED], b: &[i16; PADDED]) -> i32 {
+    a.iter().zip(b).fold(0i32, |sum, (&a, &b)| sum.wrapping_add(i32::from(a).wrapping_mul(i32::from(b))))
+}
+
+impl Default for FeatureMap {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The pixels under a filter, padded with zeros.
+#[inline]
+fn patch(pixels: &[i16; SIDE * SIDE * 3], side: usize, row: usize, column: usize) -> [i16; PADDED] {
+    let mut patch = [0; PADDED];
+    for (line, target) in patch.chunks_exact_mut(ROW).enumerate().take(FILTER_SIDE) {
+        let start = ((row + line) * side + column) * 3;
+        target.copy_from_slice(&pixels[start..start + ROW]);
+    }
+    patch
+}
+
+/// A Gaussian filter of mean zero and unit norm in fixed point, its rounded coefficients summing to exactly zero.
+fn draw_filter(number: u64) -> [i16; PATCH] {
+    let mut random = FILTER_SEED.random("segment-filter", number);
+    let mut filter = [0f64; PATCH];
+    filter.iter_mut().for_each(|weight| *weight = random.normal());
+    let mean = filter.iter().sum::<f64>() / PATCH as f64;
+    filter.iter_mut().for_each(|weight| *weight -= mean);
+    let norm = filter.iter().map(|weight| weight * weight).sum::<f64>().sqrt();
+    let mut fixed = filter.map(|weight| (weight / norm * SCALE).round() as i16);
+    let excess: i32 = fixed.iter().map(|&weight| i32::from(weight)).sum();
+    for weight in fixed.iter_mut().take(excess.unsigned_abs() as usize) {
+        *weight -= excess.signum() as i16;
+    }
+    fixed
+}
+
+/// Box average of a larger square image down to 32x32: every source pixel counts by the area it shares with the target's.
+fn average(image: &[u8], side: usize) -> Vec<u8> {
+    let mut rows = vec![0u64; side * SIDE * 3];
+    for (source, target) in image.chunks_exact(side * 3).zip(rows.chunks_exact_mut(SIDE * 3)) {
+        for (to, from, weight) in overlaps(side) {
+            for channel in 0..3 {
+                target[to * 3 + channel] += weight * u64::from(source[from * 3 + channel]);
+            }
+        }
+    }
+    let mut sums = vec![0u64; SIDE * SIDE * 3];
+    for (to, from, weight) in overlaps(side) {
+        let source = &rows[from * SIDE * 3..(from + 1) * SIDE * 3];
+        let target = &mut sums[to * SIDE * 3..(to + 1) * SIDE * 3];
+        target.iter_mut().zip(source).for_each(|(sum, value)| *sum += weight * value);
+    }
+    let area = (side * side) as u64;
+    sums.iter().map(|sum| ((sum + area / 2) / area) as u8).collect()
+}
+
+/// Which source pixel lies on which target pixel along one axis, and how much of it: lengths in 1/32 of a source pixel.
+fn overlaps(side: usize) -> impl Iterator<Item = (usize, usize, u64)> {
+    (0..SIDE).flat_map(move |to| {
+        let (start, end) = (to * side, (to + 1) * side);
+        (start / SIDE..end.div_ceil(SIDE)).map(move |from| {
+            let shared = end.min((from + 1) * SIDE) - start.max(from * SIDE);
+            (to, from, shared as u64)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(side: usize, seed: u64) -> Vec<u8> {
+        let mut random = Seed(seed).random("picture", 0);
+        (0..side * side * 3).map(|_| random.below(256) as u8).collect()
+    }
+
+    /// The definition in floating point, with the same filters.
+    fn reference(map: &FeatureMap, image: &[u8], side: usize) -> Vec<f64> {
+        let positions = (side - FILTER_SIDE) / STRIDE + 1;
+        let mut sums = vec![0.0; FeatureMap::DIMENSIONS];
+        let mut counts = [0.0; 4];
+        for (row, column) in (0..positions * positions).map(|p| (p / positions, p % positions)) {
+            let quadrant = usize::from(row >= positions / 2) * 2 + usize::from(column >= positions / 2);
+            counts[quadrant] += 1.0;
+            for (f, filter) in map.filters.iter().enumerate() {
+                let response: f64 = (0..PATCH)
+                    .map(|i| {
+                        let (y, x) = (row * STRIDE + i / ROW, column * 3 * STRIDE + i % ROW);
+                        (f64::from(image[y * side * 3 + x]) / 255.0 - 0.5) * f64::from(filter[i]) / SCALE
+                    })
+                    .sum();
+                sums[quadrant * 128 + f] += (response - 0.05).max(0.0);
+                sums[quadrant * 128 + 64 + f] += (-response - 0.05).max(0.0);
+            }
+        }
+        sums.iter().enumerate().map(|(i, sum)| (sum / counts[i / 128]).sqrt()).collect()
+    }
+
+    #[test]
+    fn features_are_those_of_the_definition() {
+        let map = FeatureMap::new();
+        for side in [32, 19] {
+            let image = picture(side, 1);
+            let features = map.extract(&image, side).unwrap();
+            let expected = reference(&map, &image, side);
+            assert_eq!(features.len(), FeatureMap::DIMENSIONS);
+            for (got, want) in features.iter().zip(&expected) {
+                assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_filters_stay_what_the_thresholds_were_calibrated_on() {
+        let mut hash = blake3::Hasher::new();
+        for weight in FeatureMap::new().filters.iter().flatten() {
+            hash.update(&weight.to_le_bytes());
+        }
+        assert_eq!(&hash.finalize().to_hex()[..16], "4ba3bb1c91a1249e");
+    }
+
+    #[test]
+    fn filters_have_unit_norm_and_ignore_brightness() {
+        let map = FeatureMap::new();
+        for filter in map.filters.iter() {
+            let norm: f64 = filter.iter().map(|&w| (f64::from(w) / SCALE).powi(2)).sum();
+            assert!((norm - 1.0).abs() < 0.01, "{norm}");
+            assert_eq!(filter.iter().map(|&w| i32::from(w)).sum::<i32>(), 0);
+        }
+        assert!(map.extract(&[200; 32 * 32 * 3], 32).unwrap().iter().all(|&x| x == 0.0));
+    }
+
+    #[test]
+    fn a_larger_image_has_the_features_of_its_box_average() {
+        let map = FeatureMap::new();
+        let small = picture(32, 2);
+        let large: Vec<u8> =
+            (0..96 * 96 * 3).map(|i| small[((i / 3 / 96) / 3 * 32 + (i / 3 % 96) / 3) * 3 + i % 3]).collect();
+        assert_eq!(map.extract(&large, 96).unwrap(), map.extract(&small, 32).unwrap());
+        assert_eq!(average(&vec![77; 45 * 45 * 3], 45), vec![77; 32 * 32 * 3]);
+    }
+
+    #[test]
+    fn an_image_of_the_wrong_size_is_refused() {
+        let map = FeatureMap::new();
+        assert_eq!(map.extract(&[0; 10], 32).unwrap_err().code(), "segment-image-size");
+        assert_eq!(map.extract(&[0; 8 * 8 * 3], 8).unwrap_err().code(), "segment-image-size");
+    }
+}

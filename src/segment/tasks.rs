@@ -1,0 +1,249 @@
+//! Tasks, and which frames are theirs.
+
+use serde::{Deserialize, Serialize};
+
+use super::sketch::{Point, Sketch};
+use crate::stream::{FrameId, SourceId};
+
+/// Number of a task: from 1, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId(pub u32);
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Whose frames a segmentation sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Every source's.
+    Shared,
+    /// One source's.
+    Source(SourceId),
+}
+
+impl Scope {
+    /// As a key of a table: 0 is shared, a source is its number and 1.
+    pub(super) fn key(self) -> u64 {
+        match self {
+            Self::Shared => 0,
+            Self::Source(source) => u64::from(source.0) + 1,
+        }
+    }
+
+    pub(super) fn from_key(key: u64) -> Option<Self> {
+        match key.checked_sub(1) {
+            None => Some(Self::Shared),
+            Some(source) => u32::try_from(source).ok().map(|source| Self::Source(SourceId(source))),
+        }
+    }
+}
+
+/// Frames without a break in one task, both ends included; no last while the task is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub first: FrameId,
+    pub last: Option<FrameId>,
+}
+
+/// A frame that stands for its task: one of the most central.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Exemplar {
+    frame: FrameId,
+    #[serde(with = "super::sketch::packed")]
+    at: Vec<f64>,
+}
+
+/// Exemplars kept of a task.
+const EXEMPLARS: usize = 8;
+
+/// What is known of one task. Its spans are in the register ([`super::TaskRegister::spans`]).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    pub id: TaskId,
+    pub name: String,
+    pub scope: Scope,
+    /// The task that was open before this one first was.
+    pub parent: Option<TaskId>,
+    /// Frames observed in it, near-duplicates included.
+    pub frames: u64,
+    /// Near-duplicates among them.
+    pub duplicates: u64,
+    /// Times it came back.
+    pub returns: u64,
+    pub(super) sketch: Sketch,
+    pub(super) exemplars: Vec<Exemplar>,
+}
+
+impl Task {
+    pub(super) fn new(id: TaskId, scope: Scope, parent: Option<TaskId>) -> Self {
+        Self {
+            id,
+            name: format!("task-{id}"),
+            scope,
+            parent,
+            frames: 0,
+            duplicates: 0,
+            returns: 0,
+            sketch: Sketch::default(),
+            exemplars: Vec::new(),
+        }
+    }
+
+    /// Frames close to the middle of the task, the most central first; at most 8.
+    pub fn exemplars(&self) -> Vec<FrameId> {
+        self.exemplars.iter().map(|exemplar| exemplar.frame).collect()
+    }
+
+    /// Takes a frame that is certainly this task's into its sketch.
+    pub(super) fn learn(&mut self, frame: FrameId, point: &Point) {
+        self.sketch.add(point);
+        self.exemplars.push(Exemplar { frame, at: point.iter().map(|&x| f64::from(x)).collect() });
+        self.keep_central();
+    }
+
+    /// Takes in all that is known of `other`.
+    pub(super) fn absorb(&mut self, other: Task) {
+        self.sketch.merge(&other.sketch);
+        self.frames += other.frames;
+        self.duplicates += other.duplicates;
+        self.returns += other.returns;
+        self.exemplars.extend(other.exemplars);
+        self.keep_central();
+    }
+
+    fn keep_central(&mut self) {
+        let sketch = &self.sketch;
+        let remoteness = |exemplar: &Exemplar| {
+            let point: Vec<f32> = exemplar.at.iter().map(|&x| x as f32).collect();
+            sketch.remoteness(&point)
+        };
+        self.exemplars.sort_by_cached_key(|exemplar| (remoteness(exemplar).to_bits(), exemplar.frame));
+        self.exemplars.truncate(EXEMPLARS);
+    }
+}
+
+/// Boundaries kept of one scope; beyond it the oldest are forgotten.
+const MOST_BOUNDARIES: usize = 16_384;
+
+/// The boundaries of one scope in the order of frames: each task lasts until the next boundary.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Timeline {
+    boundaries: Vec<(FrameId, TaskId)>,
+}
+
+impl Timeline {
+    pub fn open_task(&self) -> Option<TaskId> {
+        self.boundaries.last().map(|&(_, task)| task)
+    }
+
+    pub fn newest_boundary(&self) -> Option<FrameId> {
+        self.boundaries.last().map(|&(first, _)| first)
+    }
+
+    pub fn task_of(&self, frame: FrameId) -> Option<TaskId> {
+        let after = self.boundaries.partition_point(|&(first, _)| first <= frame);
+        self.boundaries[..after].last().map(|&(_, task)| task)
+    }
+
+    /// Opens `task` at `first`; boundaries at or after it are replaced.
+    pub fn open(&mut self, first: FrameId, task: TaskId) {
+        self.boundaries.retain(|&(earlier, _)| earlier < first);
+        self.boundaries.push((first, task));
+        self.tidy();
+    }
+
+    pub fn relabel(&mut self, from: TaskId, to: TaskId) -> bool {
+        let mut changed = false;
+        for (_, task) in self.boundaries.iter_mut().filter(|(_, task)| *task == from) {
+            *task = to;
+            changed = true;
+        }
+        self.tidy();
+        changed
+    }
+
+    /// Two neighbouring spans of one task are one span.
+    fn tidy(&mut self) {
+        self.boundaries.dedup_by_key(|&mut (_, task)| task);
+        let surplus = self.boundaries.len().saturating_sub(MOST_BOUNDARIES);
+        self.boundaries.drain(..surplus);
+    }
+
+    pub fn spans(&self, task: TaskId) -> Vec<Span> {
+        let ends = self.boundaries.iter().skip(1).map(|&(next, _)| Some(FrameId(next.0 - 1))).chain([None]);
+        let spans = self.boundaries.iter().zip(ends).filter(|((_, owner), _)| *owner == task);
+        spans.map(|(&(first, _), last)| Span { first, last }).collect()
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.boundaries
+            .iter()
+            .flat_map(|(first, task)| [first.0, u64::from(task.0)])
+            .flat_map(u64::to_le_bytes)
+            .collect()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let (pairs, odd) = numbers.as_chunks::<2>();
+        if !rest.is_empty() || !odd.is_empty() {
+            return None;
+        }
+        let read = |[first, task]: &[[u8; 8]; 2]| {
+            let task = u32::try_from(u64::from_le_bytes(*task)).ok()?;
+            Some((FrameId(u64::from_le_bytes(*first)), TaskId(task)))
+        };
+        let boundaries: Vec<_> = pairs.iter().map(read).collect::<Option<_>>()?;
+        boundaries.is_sorted_by(|a, b| a.0 < b.0).then_some(Self { boundaries })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_find_their_task_after_boundaries_are_back_dated_and_relabelled() {
+        let mut timeline = Timeline::default();
+        assert_eq!(timeline.task_of(FrameId(5)), None);
+        timeline.open(FrameId(1), TaskId(1));
+        timeline.open(FrameId(100), TaskId(2));
+        timeline.open(FrameId(200), TaskId(3));
+        assert_eq!(timeline.task_of(FrameId(99)), Some(TaskId(1)));
+        assert_eq!(timeline.task_of(FrameId(100)), Some(TaskId(2)));
+        assert_eq!(timeline.task_of(FrameId(9999)), Some(TaskId(3)));
+        timeline.relabel(TaskId(3), TaskId(1));
+        let spans = [Span { first: FrameId(1), last: Some(FrameId(99)) }, Span { first: FrameId(200), last: None }];
+        assert_eq!(timeline.spans(TaskId(1)), spans);
+        timeline.relabel(TaskId(2), TaskId(1));
+        assert_eq!(timeline.spans(TaskId(1)), [Span { first: FrameId(1), last: None }]);
+        assert_eq!(Timeline::from_bytes(&timeline.to_bytes()), Some(timeline));
+    }
+
+    #[test]
+    fn boundaries_are_bounded() {
+        let mut timeline = Timeline::default();
+        for i in 0..MOST_BOUNDARIES as u64 + 100 {
+            timeline.open(FrameId(i + 1), TaskId(i as u32 % 2));
+        }
+        assert_eq!(timeline.boundaries.len(), MOST_BOUNDARIES);
+        assert_eq!(timeline.task_of(FrameId(50)), None);
+    }
+
+    #[test]
+    fn exemplars_are_the_central_frames() {
+        let mut task = Task::new(TaskId(1), Scope::Shared, None);
+        for frame in 0..300u64 {
+            let mut random = crate::config::Seed(1).random("exemplar", frame);
+            let spread = if frame % 10 == 0 { 0.1 } else { 1.0 };
+            task.learn(FrameId(frame), &std::array::from_fn(|_| (spread * random.normal()) as f32));
+        }
+        let exemplars = task.exemplars();
+        assert_eq!(exemplars.len(), EXEMPLARS);
+        assert!(exemplars.iter().filter(|frame| frame.0 % 10 == 0).count() >= 7, "{exemplars:?}");
+    }
+}

@@ -1,0 +1,47 @@
+//! From a promise ("about one false alarm in so many frames") to a threshold.
+
+/// Thresholds of the dyadic T2 statistic (reference 256, 32 components, windows 16 to 256) on the features of
+/// [`super::FeatureMap`], by the mean number of distinct frames between false alarms.
+///
+/// Measured on change-free CIFAR-10 (all classes, pairs of classes, single domains; 150 runs of 8,000 images, so that at
+/// 50,000 the mean is known to about 20 %; beyond 100,000 it is extrapolated): `cargo bench --bench segment -- --data DIR
+/// --calibrate`.
+const DYADIC_T2: [(f64, f64); 7] =
+    [(1e3, 1.9), (2e3, 2.47), (5e3, 3.0), (1e4, 3.55), (2e4, 3.92), (5e4, 4.6), (1e5, 5.2)];
+
+/// A warning is expected this many times as often as a false alarm.
+const WARNINGS_PER_ALARM: f64 = 10.0;
+
+/// The drift threshold of the dyadic T2 statistic for a mean of `frames` between false alarms.
+pub(super) fn dyadic_t2_drift(frames: u64) -> f64 {
+    interpolate(&DYADIC_T2, frames as f64)
+}
+
+/// The warning threshold that goes with it: below the drift threshold.
+pub(super) fn dyadic_t2_warning(frames: u64) -> f64 {
+    interpolate(&DYADIC_T2, frames as f64 / WARNINGS_PER_ALARM)
+}
+
+/// Linear in the logarithm of the frames, as tails that fall exponentially ask for; the end pieces go on beyond the table.
+fn interpolate(table: &[(f64, f64)], frames: f64) -> f64 {
+    let x = frames.max(1.0).ln();
+    let last = table.len() - 2;
+    let piece = (0..last).find(|&i| x < table[i + 1].0.ln()).unwrap_or(last);
+    let ((x0, y0), (x1, y1)) = (table[piece], table[piece + 1]);
+    y0 + (y1 - y0) * (x - x0.ln()) / (x1.ln() - x0.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_rise_with_the_promise_and_meet_the_table() {
+        for (frames, threshold) in DYADIC_T2 {
+            assert!((dyadic_t2_drift(frames as u64) - threshold).abs() < 1e-9);
+        }
+        let asked = [1, 100, 999, 4_000, 30_000, 150_000, 1_000_000, u64::MAX];
+        assert!(asked.windows(2).all(|pair| dyadic_t2_drift(pair[0]) < dyadic_t2_drift(pair[1])));
+        assert!(asked.iter().all(|&frames| dyadic_t2_warning(frames) <= dyadic_t2_drift(frames)));
+    }
+}

@@ -1,0 +1,339 @@
+//! From a path to a verdict in the ledger: looks the file up, marks it, reads it, offers it, and writes down what became of it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::file::{self, Unread};
+use crate::stream::frame::codes;
+use crate::stream::ledger::{Entry, FileState, Fingerprint, Outcome};
+use crate::stream::{Draft, Inlet, Ledger, Origin, Receipt, StreamError, Verdict};
+
+/// Marks of a file that, being alone, killed the process twice: one from the crowd, two from its own attempts.
+const ATTEMPTS_OF_A_KILLER: u8 = 3;
+/// Files offered and not written down yet; the queue's bytes are usually the narrower bound.
+const UNRECORDED_FILES: usize = 4096;
+/// Verdicts written down in one commit.
+const RECORDED_AT_ONCE: usize = 256;
+/// How long a stop waits for the verdicts of files in flight.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What became of paths that were considered.
+#[derive(Debug, Default)]
+pub struct Considered {
+    /// Not new, not decided: unchanged files that want a second look, with what they were at the first.
+    pub unsettled: Vec<Entry>,
+    /// They are folders, or contain files that the watch may have missed.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Offers files and keeps the ledger.
+pub struct Feeder {
+    root: PathBuf,
+    max_bytes: usize,
+    ledger: Ledger,
+    inlet: Inlet,
+    stop: CancellationToken,
+    in_flight: InFlight,
+    entries: mpsc::Sender<ToRecord>,
+    recorder: JoinHandle<()>,
+}
+
+/// Files offered and not written down: found again meanwhile, they are passed over.
+#[derive(Debug, Clone, Default)]
+struct InFlight(Arc<Mutex<HashMap<PathBuf, Fingerprint>>>);
+
+impl InFlight {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Fingerprint>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A new file, and how often it was tried in vain.
+struct Candidate {
+    entry: Entry,
+    attempts: u8,
+}
+
+enum ToRecord {
+    Decided(Entry, Outcome),
+    Offered(Entry, Receipt),
+    /// Answered when all before it are written down.
+    Barrier(oneshot::Sender<()>),
+}
+
+impl Feeder {
+    pub fn start(root: PathBuf, max_bytes: usize, ledger: Ledger, inlet: Inlet, stop: CancellationToken) -> Self {
+        let (entries, queue) = mpsc::channel(UNRECORDED_FILES);
+        let in_flight = InFlight::default();
+        let recorder = Recorder { ledger: ledger.clone(), inlet: inlet.clone(), in_flight: in_flight.clone() };
+        let recorder = tokio::spawn(recorder.run(queue));
+        Self { root, max_bytes, ledger, inlet, stop, in_flight, entries, recorder }
+    }
+
+    /// Waits, within a bound, until everything in flight is decided and written down.
+    pub async fn finish(self) {
+        drop(self.entries);
+        if tokio::time::timeout(DRAIN, self.recorder).await.is_err() {
+            tracing::warn!(
+                "files in flight were not decided in time; they will be looked at again after the next start"
+            );
+        }
+    }
+
+    /// Offers those of `paths` that are new. Files for which `is_settled` is false are handed back for a second look.
+    ///
+    /// # Errors
+    /// Only where a worker thread died.
+    pub async fn consider(
+        &self,
+        paths: Vec<PathBuf>,
+        is_settled: impl Fn(&Path, &Fingerprint) -> bool + Send + 'static,
+    ) -> Result<Considered, StreamError> {
+        let (root, ledger, inlet, in_flight) =
+            (self.root.clone(), self.ledger.clone(), self.inlet.clone(), self.in_flight.clone());
+        let survey = move || survey(&root, &ledger, &inlet, &in_flight, paths, is_settled);
+        let (mut considered, mut candidates) = spawn_blocking(survey).await.map_err(died)?;
+        let suspects = candidates.extract_if(.., |candidate| candidate.attempts > 0).collect::<Vec<_>>();
+        self.mark(candidates.iter().map(|candidate| candidate.entry.clone()).collect()).await?;
+        for candidate in candidates {
+            considered.unsettled.extend(self.offer(candidate.entry).await?);
+        }
+        for suspect in suspects {
+            considered.unsettled.extend(self.try_alone(suspect).await?);
+        }
+        Ok(considered)
+    }
+
+    /// A file that may have killed the process: alone, so that a second death is no doubt its own.
+    async fn try_alone(&self, Candidate { entry, attempts }: Candidate) -> Result<Option<Entry>, StreamError> {
+        self.barrier().await;
+        if self.stop.is_cancelled() {
+            return Ok(None);
+        }
+        if attempts >= ATTEMPTS_OF_A_KILLER {
+            let detail = "the process died twice while working on this file; remove it, or touch it to try again";
+            tracing::warn!(file = %entry.0.display(), "{detail}");
+            self.refuse(entry, codes::CRASHED_TWICE, detail.into()).await;
+            return Ok(None);
+        }
+        self.mark(vec![entry.clone()]).await?;
+        let unsettled = self.offer(entry).await?;
+        self.barrier().await;
+        Ok(unsettled)
+    }
+
+    async fn barrier(&self) {
+        let (done, recorded) = oneshot::channel();
+        if self.entries.send(ToRecord::Barrier(done)).await.is_ok() {
+            tokio::select! {
+                _ = recorded => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn mark(&self, entries: Vec<Entry>) -> Result<(), StreamError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (ledger, source) = (self.ledger.clone(), self.inlet.source());
+        let marked = spawn_blocking(move || ledger.mark(source, &entries)).await.map_err(died)?;
+        if let Err(error) = marked {
+            // Without the mark a file is only not recognised as a killer: better than to stand still on a full disk.
+            ledger_failed(&self.inlet, &error);
+        }
+        Ok(())
+    }
+
+    /// Reads and offers one file; hands it back where it changed meanwhile.
+    async fn offer(&self, entry: Entry) -> Result<Option<Entry>, StreamError> {
+        let size = usize::try_from(entry.1.size).unwrap_or(usize::MAX).min(self.max_bytes);
+        let room = tokio::select! {
+            room = self.inlet.reserve(size) => room,
+            () = self.stop.cancelled() => {
+                self.record(ToRecord::Decided(entry, Outcome::Undecided)).await;
+                return Ok(None);
+            }
+        };
+        let Ok(room) = room else {
+            self.record(ToRecord::Decided(entry, Outcome::Undecided)).await;
+            return Ok(None);
+        };
+        let (root, path, expected, max_bytes) = (self.root.clone(), entry.0.clone(), entry.1, self.max_bytes);
+        let read = move || {
+            let (mut file, found) = file::open(&root, &path, max_bytes)?;
+            if found == expected { file::read(&mut file, expected) } else { Err(Unread::Changed) }
+        };
+        match spawn_blocking(read).await.map_err(died)? {
+            Ok(bytes) => {
+                let origin = Origin::File(entry.0.clone());
+                let captured_at_ns = Some(entry.1.mtime_ns);
+                let draft = Draft { origin, bytes: bytes.into(), captured_at_ns, label: None };
+                match room.send(draft) {
+                    Ok(receipt) => self.record(ToRecord::Offered(entry, receipt)).await,
+                    Err(_) => self.record(ToRecord::Decided(entry, Outcome::Undecided)).await,
+                }
+                Ok(None)
+            }
+            Err(Unread::Changed) => {
+                self.record(ToRecord::Decided(entry.clone(), Outcome::Undecided)).await;
+                Ok(Some(entry))
+            }
+            Err(Unread::Refused { code, detail }) => {
+                self.refuse(entry, code, detail).await;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn refuse(&self, entry: Entry, code: &'static str, detail: String) {
+        self.inlet.count_refusal(code);
+        tracing::info!(file = %entry.0.display(), code, "{detail}");
+        self.record(ToRecord::Decided(entry, Outcome::Refused { code, detail })).await;
+    }
+
+    async fn record(&self, entry: ToRecord) {
+        if let ToRecord::Decided((path, fingerprint), _) | ToRecord::Offered((path, fingerprint), _) = &entry {
+            self.in_flight.lock().insert(path.clone(), *fingerprint);
+        }
+        // The recorder ends after this sender only.
+        let _ = self.entries.send(entry).await;
+    }
+}
+
+/// Stats and looks up: what is new, in the order of `paths`.
+fn survey(
+    root: &Path,
+    ledger: &Ledger,
+    inlet: &Inlet,
+    in_flight: &InFlight,
+    paths: Vec<PathBuf>,
+    is_settled: impl Fn(&Path, &Fingerprint) -> bool,
+) -> (Considered, Vec<Candidate>) {
+    let mut considered = Considered::default();
+    let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
+    for path in paths {
+        match std::fs::symlink_metadata(root.join(&path)) {
+            Ok(found) if found.is_dir() => considered.folders.push(path),
+            Ok(found) => {
+                let fingerprint = file::fingerprint(&found);
+                let flying = in_flight.lock().get(&path) == Some(&fingerprint);
+                if !flying && !entries.iter().any(|(known, _)| *known == path) {
+                    entries.push((path, fingerprint));
+                }
+            }
+            Err(_) => inlet.count_refusal(codes::VANISHED),
+        }
+    }
+    let states = ledger.look_up(inlet.source(), &entries).unwrap_or_else(|error| {
+        ledger_failed(inlet, &error);
+        // What cannot be looked up is taken: the daemon finds duplicates by their content.
+        vec![FileState::Unknown; entries.len()]
+    });
+    let mut candidates = Vec::new();
+    for (entry, state) in entries.into_iter().zip(states) {
+        let attempts = match state {
+            FileState::Taken(_) => continue,
+            FileState::Refused { code, .. } if code != codes::UNREADABLE => continue,
+            // Permissions change without a trace in the fingerprint; the same failure again is not counted again.
+            FileState::Refused { .. } if file::open(root, &entry.0, usize::MAX).is_err() => continue,
+            FileState::Tried(attempts) => attempts,
+            _ => 0,
+        };
+        if is_settled(&entry.0, &entry.1) {
+            candidates.push(Candidate { entry, attempts });
+        } else {
+            considered.unsettled.push(entry);
+        }
+    }
+    (considered, candidates)
+}
+
+/// Waits for verdicts in the order of offering and commits them in groups.
+struct Recorder {
+    ledger: Ledger,
+    inlet: Inlet,
+    in_flight: InFlight,
+}
+
+impl Recorder {
+    async fn run(self, mut queue: mpsc::Receiver<ToRecord>) {
+        let mut group = Vec::new();
+        let mut next = queue.recv().await;
+        while let Some(entry) = next.take() {
+            match entry {
+                ToRecord::Decided(entry, outcome) => group.push((entry, outcome)),
+                ToRecord::Offered(entry, mut receipt) => {
+                    let verdict = match receipt.try_verdict() {
+                        Some(verdict) => verdict,
+                        None => {
+                            // Nobody waits for a group that is not full while the daemon is at work on the next.
+                            self.commit(&mut group).await;
+                            receipt.await
+                        }
+                    };
+                    group.push((entry, outcome(verdict)));
+                }
+                ToRecord::Barrier(done) => {
+                    self.commit(&mut group).await;
+                    let _ = done.send(());
+                }
+            }
+            if group.len() >= RECORDED_AT_ONCE {
+                self.commit(&mut group).await;
+            }
+            next = match queue.try_recv() {
+                Ok(entry) => Some(entry),
+                Err(_) => {
+                    self.commit(&mut group).await;
+                    queue.recv().await
+                }
+            };
+        }
+        self.commit(&mut group).await;
+    }
+
+    async fn commit(&self, group: &mut Vec<(Entry, Outcome)>) {
+        if group.is_empty() {
+            return;
+        }
+        let group = std::mem::take(group);
+        let (ledger, source) = (self.ledger.clone(), self.inlet.source());
+        let recording = spawn_blocking(move || (ledger.record(source, &group), group));
+        let Ok((recorded, group)) = recording.await else { return };
+        if let Err(error) = recorded {
+            // The files are looked at again at the next scan and found to be duplicates.
+            ledger_failed(&self.inlet, &error);
+        }
+        let mut in_flight = self.in_flight.lock();
+        for ((path, fingerprint), _) in group {
+            if in_flight.get(&path) == Some(&fingerprint) {
+                in_flight.remove(&path);
+            }
+        }
+    }
+}
+
+/// A refusal that may pass later leaves no trace, so that the next scan tries again.
+fn outcome(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Accepted { id, .. } | Verdict::Duplicate { id } => Outcome::Taken(id),
+        Verdict::Refused { code, detail, retry_after: None } => Outcome::Refused { code, detail },
+        Verdict::Refused { retry_after: Some(_), .. } => Outcome::Undecided,
+    }
+}
+
+fn ledger_failed(inlet: &Inlet, error: &StreamError) {
+    inlet.count_refusal(error.code());
+    tracing::warn!(%error, "going on without");
+}
+
+fn died(error: tokio::task::JoinError) -> StreamError {
+    StreamError::Worker { reason: error.to_string() }
+}
