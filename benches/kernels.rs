@@ -108,12 +108,13 @@ impl Totals {
         let mut moments = norm.moments(Threads::Caller, x);
         let forward = best(|| {
             moments = norm.moments(Threads::Caller, x);
-            norm.forward(Threads::Caller, x, &moments, (&weight, &bias), None, true, &mut y);
+            norm.fitted(&moments, &weight, &bias).forward(Threads::Caller, x, None, true, &mut y);
         });
         let mut sums = (weight.clone(), bias.clone());
         let backward = best(|| {
             let sums = (sums.0.as_mut_slice(), sums.1.as_mut_slice());
-            norm.backward(Threads::Caller, x, &moments, (&weight, &bias), Mask::Recompute, &mut dy, None, sums);
+            let fitted = norm.fitted(&moments, &weight, &bias);
+            fitted.backward(Threads::Caller, x, Mask::Recompute, &mut dy, None, sums);
         });
         [forward, backward]
     }

@@ -38,7 +38,7 @@ mod tile;
 mod winograd;
 
 pub use convolution::Convolution;
-pub use norm::{BatchNorm, Mask, Moments};
+pub use norm::{BatchNorm, Fitted, Mask, Moments};
 pub use pack::Direction;
 pub use pool::{global_average, global_average_backward};
 pub use shape::Shape;

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::{
     Isa, Shape, Threads,
+    shape::Panels,
     simd::{Kernel, Simd},
 };
 
@@ -23,12 +24,14 @@ pub(super) struct Task {
     pub inputs: Range<usize>,
 }
 
-/// The tasks of a weight gradient. Their sums lie one after the other, `[image part][input part][plane][input][output]`,
-/// where a plane is a tap, or an element of a transformed kernel.
+/// The tasks of a weight gradient. Their sums lie one after the other, `[image part][input part][plane][panel][input]
+/// [output of the panel]`, where a plane is a tap, or an element of a transformed kernel, and the panels are those of
+/// [`Panels`]: the block of sums that the innermost kernel holds is one piece of memory.
 #[derive(Debug, Clone)]
 pub(super) struct Partition {
     image_parts: usize,
     images: usize,
+    panels: Panels,
     /// Input channels of all tasks but the last.
     step: usize,
     inputs: usize,
@@ -43,19 +46,30 @@ impl Partition {
         let image_parts = (PARTIAL_VALUES / one).clamp(1, threads.count()).min(images.max(1));
         let splits = threads.count().div_ceil(image_parts);
         let step = inputs.div_ceil(splits).next_multiple_of(CHANNEL_STEP);
-        Self { image_parts, images, step, inputs, outputs, planes }
+        Self { image_parts, images, panels: Panels::new(outputs, isa.lanes()), step, inputs, outputs, planes }
     }
 
     fn image_part(&self, part: usize) -> Range<usize> {
         self.images * part / self.image_parts..self.images * (part + 1) / self.image_parts
     }
 
-    fn values_of_image_part(&self) -> usize {
-        self.planes * self.inputs * self.outputs
+    /// Distance of the planes of a task with that many inputs. One cache line more than the values, because distances of
+    /// a large power of two would put all planes into the same few lines of a cache.
+    pub(super) fn plane(&self, inputs: usize) -> usize {
+        inputs * self.outputs + 16
     }
 
-    fn values_of_step(&self) -> usize {
-        self.planes * self.step * self.outputs
+    /// Values of all sums of a part of the images.
+    fn values_of_image_part(&self) -> usize {
+        let whole = self.inputs / self.step * self.values_of_task(self.step);
+        match self.inputs % self.step {
+            0 => whole,
+            rest => whole + self.values_of_task(rest),
+        }
+    }
+
+    fn values_of_task(&self, inputs: usize) -> usize {
+        self.planes * self.plane(inputs)
     }
 
     /// Runs all tasks; `work` overwrites the sums that it is given.
@@ -70,7 +84,7 @@ impl Partition {
         for part in 0..self.image_parts {
             for split in 0..splits {
                 let inputs = split * self.step..self.inputs.min((split + 1) * self.step);
-                let (sums, after) = rest.split_at_mut(self.planes * inputs.len() * self.outputs);
+                let (sums, after) = rest.split_at_mut(self.values_of_task(inputs.len()));
                 rest = after;
                 tasks.push((Task { images: self.image_part(part), inputs }, sums));
             }
@@ -92,8 +106,10 @@ impl Partition {
     ) -> [S::Vector; PLANES] {
         let split = input / self.step;
         let length = self.step.min(self.inputs - split * self.step);
-        let start = split * self.values_of_step() + (input % self.step) * self.outputs + output;
-        let plane_values = length * self.outputs;
+        let panel = self.panels.of(output);
+        let within = panel.start * length + (input % self.step) * panel.len() + output - panel.start;
+        let start = split * self.values_of_task(self.step) + within;
+        let plane_values = self.plane(length);
         let mut sums = [simd.zero(); PLANES];
         for part in 0..self.image_parts {
             let mut from =

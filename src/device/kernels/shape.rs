@@ -78,6 +78,12 @@ impl Panels {
         2 * self.lanes
     }
 
+    /// The channels of the panel that channel `channel` is in.
+    pub(super) fn of(&self, channel: usize) -> Range<usize> {
+        let first = channel / self.width() * self.width();
+        first..self.channels.min(first + self.width())
+    }
+
     /// The channels of each panel, in order.
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (channels, width) = (self.channels, self.width());

@@ -124,16 +124,16 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(
                 weights = weights.wrapping_add(C * S::LANES);
                 for r in 0..R {
                     let value = simd.splat(*from[r].wrapping_add(k));
-                    for c in 0..C {
-                        sums[r][c] = simd.mul_add(value, row[c], sums[r][c]);
+                    for (sum, weight) in sums[r].iter_mut().zip(row) {
+                        *sum = simd.mul_add(value, weight, *sum);
                     }
                 }
             }
         }
-        for r in 0..R {
-            for c in 0..C {
-                let to = target[r].wrapping_add(c * S::LANES);
-                simd.store(to, finish(simd, sums[r][c], to, epilogue, channel + c * S::LANES));
+        for (sums, target) in sums.iter().zip(target) {
+            for (c, sum) in sums.iter().enumerate() {
+                let to = target.wrapping_add(c * S::LANES);
+                simd.store(to, finish(simd, *sum, to, epilogue, channel + c * S::LANES));
             }
         }
     }
@@ -277,8 +277,8 @@ unsafe fn add_product<S: Simd, const R: usize, const C: usize>(
         }
         for (r, sums) in sums.iter_mut().enumerate() {
             let value = simd.splat(*left.wrapping_add(r));
-            for c in 0..C {
-                sums[c] = simd.mul_add(value, row[c], sums[c]);
+            for (sum, weight) in sums.iter_mut().zip(row) {
+                *sum = simd.mul_add(value, weight, *sum);
             }
         }
     }

@@ -42,6 +42,22 @@ struct Affine {
     bias: Vec<f32>,
 }
 
+/// What follows a batch norm.
+#[derive(Debug, Clone, Copy)]
+enum Relu {
+    None,
+    /// What it let pass is computed again, which spares reading the outputs.
+    Plain,
+    /// The residual came in between: the outputs tell.
+    AfterResidual,
+}
+
+/// Parameters and the gradient that grows beside them, both flat.
+struct Gradients<'a> {
+    parameters: &'a [f32],
+    flat: Vec<f32>,
+}
+
 /// Mean and unbiased variance of each channel of a group, if the group has more than one value per channel.
 pub(super) struct Observed {
     pub mean: Vec<f32>,
@@ -99,8 +115,7 @@ impl Engine {
         for (group, (x, y)) in raw.chunks_exact(run).zip(output.chunks_exact_mut(run)).enumerate() {
             let of_group = norm.moments(Threads::Pool, x);
             let residual = residual.map(|residual| &residual[group * run..(group + 1) * run]);
-            let weights = (affine.weight.as_slice(), affine.bias.as_slice());
-            norm.forward(Threads::Pool, x, &of_group, weights, residual, relu, y);
+            norm.fitted(&of_group, &affine.weight, &affine.bias).forward(Threads::Pool, x, residual, relu, y);
             moments.push(of_group);
         }
         SavedLayer { raw, moments, output }
@@ -137,43 +152,42 @@ impl Engine {
         features_gradient: &[f32],
         mut saved: Saved,
     ) -> Vec<f32> {
-        let mut flat = vec![0.0; parameters.len()];
+        let step = &mut Gradients { parameters, flat: vec![0.0; parameters.len()] };
         let mut gradient = self.spread(features_gradient, &saved);
         for BlockLayers { input: before, first, second, shortcut } in self.layers.blocks.clone().into_iter().rev() {
             // The outer layer: `gradient` becomes that of the residual, `through` that of the convolution's result.
             let mut through = self.arena.take(gradient.len());
             let outer = self.release(&mut saved, second);
-            let mask = Some(outer.output.as_slice());
-            self.norm_backward(second, parameters, &outer, mask, true, &mut gradient, Some(&mut through), &mut flat);
+            self.norm_backward(second, &outer, Relu::AfterResidual, &mut gradient, Some(&mut through), step);
             let mut inner_gradient = self.arena.take(saved.layers[first].output.len());
-            self.kernel_backward(second, &saved.layers[first].output, &through, &mut flat);
-            self.input_backward(second, parameters, &through, false, &mut inner_gradient);
+            self.kernel_backward(second, &saved.layers[first].output, &through, step);
+            self.input_backward(second, &through, false, &mut inner_gradient, step);
             self.arena.give(through);
             self.recycle(outer);
             let inner = self.release(&mut saved, first);
-            self.norm_backward(first, parameters, &inner, None, true, &mut inner_gradient, None, &mut flat);
+            self.norm_backward(first, &inner, Relu::Plain, &mut inner_gradient, None, step);
             self.recycle(inner);
             let input = &saved.layers[before].output;
-            self.kernel_backward(first, input, &inner_gradient, &mut flat);
+            self.kernel_backward(first, input, &inner_gradient, step);
             if let Some(shortcut) = shortcut {
                 let side = self.release(&mut saved, shortcut);
-                self.norm_backward(shortcut, parameters, &side, None, false, &mut gradient, None, &mut flat);
+                self.norm_backward(shortcut, &side, Relu::None, &mut gradient, None, step);
                 self.recycle(side);
                 let input = &saved.layers[before].output;
-                self.kernel_backward(shortcut, input, &gradient, &mut flat);
+                self.kernel_backward(shortcut, input, &gradient, step);
                 let mut joined = self.arena.take(input.len());
-                self.input_backward(shortcut, parameters, &gradient, false, &mut joined);
+                self.input_backward(shortcut, &gradient, false, &mut joined, step);
                 self.arena.give(std::mem::replace(&mut gradient, joined));
             }
-            self.input_backward(first, parameters, &inner_gradient, true, &mut gradient);
+            self.input_backward(first, &inner_gradient, true, &mut gradient, step);
             self.arena.give(inner_gradient);
         }
         let stem = self.release(&mut saved, 0);
-        self.norm_backward(0, parameters, &stem, None, true, &mut gradient, None, &mut flat);
+        self.norm_backward(0, &stem, Relu::Plain, &mut gradient, None, step);
         self.recycle(stem);
-        self.kernel_backward(0, images, &gradient, &mut flat);
+        self.kernel_backward(0, images, &gradient, step);
         self.arena.give(gradient);
-        flat
+        std::mem::take(&mut step.flat)
     }
 
     /// The gradient of the last map.
@@ -213,49 +227,46 @@ impl Engine {
         self.arena.clear();
     }
 
-    /// Through ReLU and batch norm, group by group; see [`BatchNorm::backward`]. Without `outputs`, what the ReLU let pass
-    /// is computed again.
+    /// Through ReLU and batch norm, group by group; see [`Fitted::backward`](crate::device::kernels::Fitted::backward).
     fn norm_backward(
         &self,
         index: usize,
-        parameters: &[f32],
         saved: &SavedLayer,
-        outputs: Option<&[f32]>,
-        relu: bool,
+        relu: Relu,
         gradient: &mut [f32],
         mut input_gradient: Option<&mut [f32]>,
-        flat: &mut [f32],
+        step: &mut Gradients,
     ) {
         let layer = &self.layers.all[index];
         let norm = batch_norm(self.isa, layer);
-        let affine = affine(self.isa, layer, parameters);
+        let affine = affine(self.isa, layer, step.parameters);
         let run = gradient.len() / saved.moments.len();
         let mut by_weight = vec![0.0; norm.channels];
         let mut by_bias = vec![0.0; norm.channels];
         for (group, (gradient, moments)) in gradient.chunks_exact_mut(run).zip(&saved.moments).enumerate() {
             let rows = group * run..(group + 1) * run;
-            let mask = match outputs {
-                _ if !relu => Mask::None,
-                Some(outputs) => Mask::Output(&outputs[rows.clone()]),
-                None => Mask::Recompute,
+            let mask = match relu {
+                Relu::None => Mask::None,
+                Relu::AfterResidual => Mask::Output(&saved.output[rows.clone()]),
+                Relu::Plain => Mask::Recompute,
             };
             let to = input_gradient.as_deref_mut().map(|to| &mut to[rows.clone()]);
-            let weights = (affine.weight.as_slice(), affine.bias.as_slice());
             let by_parameters = (by_weight.as_mut_slice(), by_bias.as_mut_slice());
-            norm.backward(Threads::Pool, &saved.raw[rows], moments, weights, mask, gradient, to, by_parameters);
+            let fitted = norm.fitted(moments, &affine.weight, &affine.bias);
+            fitted.backward(Threads::Pool, &saved.raw[rows], mask, gradient, to, by_parameters);
         }
-        flat[layer.weight.clone()].copy_from_slice(&by_weight[..layer.shape.outputs]);
-        flat[layer.bias.clone()].copy_from_slice(&by_bias[..layer.shape.outputs]);
+        step.flat[layer.weight.clone()].copy_from_slice(&by_weight[..layer.shape.outputs]);
+        step.flat[layer.bias.clone()].copy_from_slice(&by_bias[..layer.shape.outputs]);
     }
 
-    fn kernel_backward(&mut self, index: usize, input: &[f32], gradient: &[f32], flat: &mut [f32]) {
-        let to = &mut flat[self.layers.all[index].kernel.clone()];
+    fn kernel_backward(&mut self, index: usize, input: &[f32], gradient: &[f32], step: &mut Gradients) {
+        let to = &mut step.flat[self.layers.all[index].kernel.clone()];
         self.convolutions[index].weight_gradient(Threads::Pool, input, gradient, &mut self.sums, to);
     }
 
-    fn input_backward(&mut self, index: usize, parameters: &[f32], gradient: &[f32], add: bool, to: &mut [f32]) {
+    fn input_backward(&mut self, index: usize, gradient: &[f32], add: bool, to: &mut [f32], step: &Gradients) {
         let convolution = &self.convolutions[index];
-        let kernel = &parameters[self.layers.all[index].kernel.clone()];
+        let kernel = &step.parameters[self.layers.all[index].kernel.clone()];
         let packed = pack(convolution, Direction::Backward, kernel, &mut self.packed);
         convolution.input_gradient(Threads::Pool, gradient, packed, add, to);
     }

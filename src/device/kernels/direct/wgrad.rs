@@ -11,8 +11,11 @@ use super::super::{
     tile::{MAX_ROWS, Outer, Pixels},
 };
 
-/// Images after which the sums go back to memory: what a group of images occupies should stay in the cache.
+/// Values of a group of images, after which the sums go back to memory: maps that fit it stay in the cache.
 const GROUP_VALUES: usize = 1 << 16;
+
+/// Least pixels of a group: enough that bringing the sums from memory and back is a small part of the work.
+const GROUP_PIXELS: usize = 128;
 
 /// # Panics
 /// If a slice's length does not fit the shape.
@@ -31,7 +34,7 @@ pub(super) fn run(
     assert_eq!(weights_gradient.len(), shape.weights(), "gradient of the weights");
     let partition = Partition::new(isa, threads, shape, shape.taps(), images);
     partition.sum(threads, workspace, |task, sums| {
-        isa.run(Part { isa, shape, input, output_gradient, task, sums });
+        isa.run(Part { isa, shape, input, output_gradient, plane: partition.plane(task.inputs.len()), task, sums });
     });
     partition.collect_taps(isa, threads, shape, workspace, weights_gradient);
 }
@@ -42,7 +45,9 @@ struct Part<'a> {
     input: &'a [f32],
     output_gradient: &'a [f32],
     task: Task,
-    /// `[tap][input of the task][output]`.
+    /// Distance of neighbouring taps' sums.
+    plane: usize,
+    /// `[tap][panel][input of the task][output of the panel]`.
     sums: &'a mut [f32],
 }
 
@@ -53,7 +58,8 @@ impl Kernel for Part<'_> {
     fn run<S: Simd>(self, simd: S) {
         let (shape, isa) = (self.shape, self.isa);
         let values = shape.input_values(isa) + shape.output_values(isa);
-        let group = (GROUP_VALUES / values).max(1);
+        let pixels = shape.output_height() * shape.output_width();
+        let group = (GROUP_VALUES / values).max(GROUP_PIXELS.div_ceil(pixels));
         let mut first = self.task.images.start;
         let mut accumulate = false;
         if first == self.task.images.end {
@@ -64,8 +70,7 @@ impl Kernel for Part<'_> {
             let input = &self.input[first * shape.input_values(isa)..][..images * shape.input_values(isa)];
             let gradient =
                 &self.output_gradient[first * shape.output_values(isa)..][..images * shape.output_values(isa)];
-            let plane = self.task.inputs.len() * isa.stored(shape.outputs);
-            for (tap, sums) in self.sums.chunks_exact_mut(plane).enumerate() {
+            for (tap, sums) in self.sums.chunks_exact_mut(self.plane).enumerate() {
                 let tap = Tap { isa, shape, row: tap / shape.size, column: tap % shape.size, images, accumulate };
                 tap.sum(simd, input, gradient, &self.task.inputs, sums);
             }
@@ -109,11 +114,12 @@ impl Tap<'_> {
             left: [shape.input_values(self.isa), shape.stride * shape.width * depth, shape.stride * depth],
             right: [shape.output_values(self.isa), shape.output_width() * width, width],
         };
-        let outer = Outer { pixels, stride: width, accumulate: self.accumulate };
         for channels in Panels::new(width, S::LANES).ranges() {
-            for (block, first) in (inputs.start..inputs.end).step_by(MAX_ROWS).enumerate() {
+            let outer = Outer { pixels, stride: channels.len(), accumulate: self.accumulate };
+            let panel = &mut sums[channels.start * inputs.len()..channels.end * inputs.len()];
+            let blocks = panel.chunks_mut(MAX_ROWS * channels.len());
+            for (first, target) in (inputs.start..inputs.end).step_by(MAX_ROWS).zip(blocks) {
                 let count = MAX_ROWS.min(inputs.end - first);
-                let target = &mut sums[block * MAX_ROWS * width + channels.start..];
                 // SAFETY: `rows` and `columns` are the output pixels whose tap lies within the input map, and the
                 // lengths of both maps were checked; `sums` has a row of `width` for each input of the task.
                 unsafe {

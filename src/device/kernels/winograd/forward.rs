@@ -1,5 +1,7 @@
 //! Forward pass and input gradient: transform a block of tiles, 36 matrix products, transform back.
 
+use std::ops::Range;
+
 use super::super::{
     Epilogue, Isa, Threads,
     shape::Panels,
@@ -59,7 +61,8 @@ impl Kernel for Group<'_> {
             let count = tiling.block.min(tiles - first);
             for tile in 0..count {
                 let to = &mut sources[tile * tiling.depth..];
-                transform_source(simd, &tiling, tiling.place(first + tile), self.source, edge, to);
+                let place = tiling.place(first + tile);
+                transform_source(simd, &tiling, place, self.source, 0..tiling.depth, edge, to);
             }
             matrix_products(simd, &tiling, count, sources, self.packed, products);
             for tile in 0..count {
@@ -71,13 +74,14 @@ impl Kernel for Group<'_> {
     }
 }
 
-/// Transforms the tile of inputs around `place`; what lies outside the map is zero.
+/// Transforms some channels of the tile of inputs around `place`; what lies outside the map is zero.
 #[inline(always)]
 pub(super) fn transform_source<S: Simd>(
     simd: S,
     tiling: &Tiling,
     place: Place,
     source: &[f32],
+    channels: Range<usize>,
     edge: &mut [f32],
     to: &mut [f32],
 ) {
@@ -94,10 +98,11 @@ pub(super) fn transform_source<S: Simd>(
         (&*edge, transform::Spacing { row: REACH * depth, column: depth })
     };
     debug_assert!(tile.len() >= (REACH - 1) * (spacing.row + spacing.column) + depth);
-    debug_assert!(to.len() >= (ELEMENTS - 1) * tiling.source_plane() + depth);
+    debug_assert!(to.len() >= (ELEMENTS - 1) * tiling.source_plane() + channels.len());
+    let tile = &tile[channels.start..];
     // SAFETY: an inner tile lies within the map, an edge tile within its copy; element 35 of the block's last tile is
     // the last of the 36 planes of the scratch memory.
-    unsafe { transform::source(simd, tile.as_ptr(), spacing, depth, to.as_mut_ptr(), tiling.source_plane()) };
+    unsafe { transform::source(simd, tile.as_ptr(), spacing, channels.len(), to.as_mut_ptr(), tiling.source_plane()) };
 }
 
 /// Copies the 6x6 pixels around (`row`, `column`) to `edge`, with zeros for those outside the map.

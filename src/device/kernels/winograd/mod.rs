@@ -126,9 +126,24 @@ struct Place {
 
 impl Tiling {
     fn new(shape: &Shape, depth: usize, width: usize) -> Self {
+        Self::in_blocks(shape, depth, width, block(depth, width))
+    }
+
+    /// For a weight gradient. Its sums leave the cache and return with every block where they are large: then blocks are.
+    fn for_weights(shape: &Shape, depth: usize, width: usize) -> Self {
+        let least = match ELEMENTS * depth * width {
+            0..=LARGE_KERNELS => 32,
+            sums if sums <= 4 * LARGE_KERNELS => 64,
+            sums if sums <= 16 * LARGE_KERNELS => 128,
+            _ => 256,
+        };
+        Self::in_blocks(shape, depth, width, block(depth, width).max(least))
+    }
+
+    fn in_blocks(shape: &Shape, depth: usize, width: usize, block: usize) -> Self {
         let tile_columns = shape.width.div_ceil(TILE);
         let tiles = shape.height.div_ceil(TILE) * tile_columns;
-        Self { rows: shape.height, columns: shape.width, depth, width, tiles, tile_columns, block: block(depth, width) }
+        Self { rows: shape.height, columns: shape.width, depth, width, tiles, tile_columns, block }
     }
 
     /// Where tile number `tile` of a run of images lies: its first output pixel.
@@ -162,11 +177,13 @@ impl Tiling {
     }
 }
 
+/// Transformed kernels of more values than this do not fit a second-level cache.
+const LARGE_KERNELS: usize = 512 << 10;
+
 /// Tiles of a block: as many as keep both transforms within most of a second-level cache; more where the kernels
 /// themselves are far larger than it, so that each is fetched for many tiles.
 fn block(depth: usize, width: usize) -> usize {
     const CACHE_VALUES: usize = 160 << 10;
-    const LARGE_KERNELS: usize = 512 << 10;
     let fitting = CACHE_VALUES / (ELEMENTS * (depth + width));
     let least = if ELEMENTS * depth * width > LARGE_KERNELS { 64 } else { 16 };
     (fitting / 8 * 8).clamp(least, 128)

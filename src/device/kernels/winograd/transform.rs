@@ -208,8 +208,8 @@ unsafe fn store_columns<S: Simd, T: Column<ROWS>, const ROWS: usize>(
     let mut column_start = to;
     for column in 0..REACH {
         let mut values = [simd.zero(); ROWS];
-        for row in 0..ROWS {
-            values[row] = half[row][column];
+        for (value, row) in values.iter_mut().zip(half) {
+            *value = row[column];
         }
         let mut place = column_start;
         for value in T::apply(simd, values) {
@@ -240,12 +240,12 @@ pub(super) fn kernel<S: Simd>(simd: S, g: [S::Vector; 9]) -> [S::Vector; ELEMENT
 #[inline(always)]
 pub(super) fn kernel_gradient<S: Simd>(simd: S, u: [S::Vector; ELEMENTS]) -> [S::Vector; 9] {
     let mut half = [[simd.zero(); 3]; REACH];
-    for column in 0..REACH {
+    for (column, half) in half.iter_mut().enumerate() {
         let mut values = [simd.zero(); REACH];
         for row in 0..REACH {
             values[row] = u[row * REACH + column];
         }
-        half[column] = kernel_gradient_column(simd, values);
+        *half = kernel_gradient_column(simd, values);
     }
     let mut g = [simd.zero(); 9];
     for row in 0..3 {

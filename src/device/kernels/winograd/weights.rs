@@ -53,8 +53,8 @@ impl Kernel for Panel<'_> {
                 if source < sources {
                     for lane in 0..S::LANES.min(targets.saturating_sub(target)) {
                         let from = source * source_stride + (target + lane) * target_stride;
-                        for (tap, weight) in self.kernels[from..from + 9].iter().enumerate() {
-                            kernel[tap][lane] = *weight;
+                        for (tap, weight) in kernel.iter_mut().zip(&self.kernels[from..from + 9]) {
+                            tap[lane] = *weight;
                         }
                     }
                 }

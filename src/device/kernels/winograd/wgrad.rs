@@ -27,10 +27,18 @@ pub(super) fn run(
     assert_eq!(output_gradient.len(), images * shape.output_values(isa), "gradient of the output maps");
     assert_eq!(weights_gradient.len(), shape.weights(), "gradient of the weights");
     let partition = Partition::new(isa, threads, shape, ELEMENTS, images);
-    let tiling = Tiling::new(shape, shape.stored_inputs(isa), isa.stored(shape.outputs));
+    let tiling = Tiling::for_weights(shape, shape.stored_inputs(isa), isa.stored(shape.outputs));
     partition.sum(threads, workspace, |task, sums| {
         with_scratch(tiling.scratch_values(), |scratch| {
-            isa.run(Part { tiling, input, output_gradient, task, sums, scratch });
+            isa.run(Part {
+                tiling,
+                input,
+                output_gradient,
+                plane: partition.plane(task.inputs.len()),
+                task,
+                sums,
+                scratch,
+            });
         });
     });
     let row = shape.inputs * shape.taps();
@@ -45,7 +53,9 @@ struct Part<'a> {
     input: &'a [f32],
     output_gradient: &'a [f32],
     task: Task,
-    /// `[element][input of the task][output]`.
+    /// Distance of neighbouring elements' sums.
+    plane: usize,
+    /// `[element][panel][input of the task][output of the panel]`.
     sums: &'a mut [f32],
     scratch: &'a mut [f32],
 }
@@ -66,11 +76,13 @@ impl Kernel for Part<'_> {
             let count = tiling.block.min(end - first);
             for tile in 0..count {
                 let place = tiling.place(first + tile);
-                transform_source(simd, &tiling, place, self.input, edge, &mut sources[tile * tiling.depth..]);
+                let to = &mut sources[tile * self.task.inputs.len()..];
+                transform_source(simd, &tiling, place, self.input, self.task.inputs.clone(), edge, to);
                 let to = &mut gradients[tile * tiling.width..];
                 transform_gradient(simd, &tiling, place, self.output_gradient, edge, to);
             }
-            let sum = Sum { tiling: &tiling, task: &self.task, count, accumulate: first > first_tile };
+            let accumulate = first > first_tile;
+            let sum = Sum { tiling: &tiling, inputs: self.task.inputs.len(), plane: self.plane, count, accumulate };
             sum.run(simd, sources, gradients, self.sums);
         }
     }
@@ -111,7 +123,8 @@ fn transform_gradient<S: Simd>(
 /// `sums[e] (+)= sources[e]^T * gradients[e]` for each element `e`, over a block of tiles.
 struct Sum<'a> {
     tiling: &'a Tiling,
-    task: &'a Task,
+    inputs: usize,
+    plane: usize,
     count: usize,
     accumulate: bool,
 }
@@ -119,24 +132,23 @@ struct Sum<'a> {
 impl Sum<'_> {
     #[inline(always)]
     fn run<S: Simd>(&self, simd: S, sources: &[f32], gradients: &[f32], sums: &mut [f32]) {
-        let (depth, width) = (self.tiling.depth, self.tiling.width);
-        let inputs = &self.task.inputs;
-        let pixels = Pixels { images: 1, rows: 1, columns: self.count, left: [0, 0, depth], right: [0, 0, width] };
-        let outer = Outer { pixels, stride: width, accumulate: self.accumulate };
-        for (element, sums) in sums.chunks_exact_mut(inputs.len() * width).enumerate() {
+        let (inputs, width) = (self.inputs, self.tiling.width);
+        let pixels = Pixels { images: 1, rows: 1, columns: self.count, left: [0, 0, inputs], right: [0, 0, width] };
+        for (element, sums) in sums.chunks_exact_mut(self.plane).enumerate() {
             let left = &sources[element * self.tiling.source_plane()..];
             let right = &gradients[element * self.tiling.target_plane()..];
             for channels in Panels::new(width, S::LANES).ranges() {
-                for first in (0..inputs.len()).step_by(MAX_ROWS) {
-                    let rows = MAX_ROWS.min(inputs.len() - first);
-                    let target = &mut sums[first * width + channels.start..];
-                    // SAFETY: the planes hold `count` rows of `depth` and `width` values each, and `sums` a row of
-                    // `width` for each input of the task.
+                let outer = Outer { pixels, stride: channels.len(), accumulate: self.accumulate };
+                let panel = &mut sums[channels.start * inputs..channels.end * inputs];
+                let blocks = panel.chunks_mut(MAX_ROWS * channels.len());
+                for (first, target) in (0..inputs).step_by(MAX_ROWS).zip(blocks) {
+                    // SAFETY: the planes hold `count` rows of `inputs` and `width` values each, and the panel a row for
+                    // each input of the task.
                     unsafe {
                         outer.sum(
                             simd,
-                            (rows, channels.len() / S::LANES),
-                            left[inputs.start + first..].as_ptr(),
+                            (MAX_ROWS.min(inputs - first), channels.len() / S::LANES),
+                            left[first..].as_ptr(),
                             right[channels.start..].as_ptr(),
                             target.as_mut_ptr(),
                         );
