@@ -81,6 +81,12 @@ impl Reading {
         Self { text, reader }
     }
 
+    /// Everything, once the writer has closed it.
+    fn into_text(self) -> String {
+        self.reader.join().expect("a pipe is read to its end");
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn text(&self) -> String {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -136,8 +142,8 @@ impl Process {
         self.finish()
     }
 
-    /// Waits for it to end by itself.
-    pub fn finish(&mut self) -> (Option<i32>, String) {
+    /// Waits for it to end by itself: its exit code and its log.
+    fn finish(&mut self) -> (Option<i32>, String) {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -146,13 +152,7 @@ impl Process {
             assert!(start.elapsed() < PATIENCE, "it does not end\n{self}");
             thread::sleep(Duration::from_millis(50));
         };
-        let texts = [self.out.take(), self.log.take()].map(|reading| {
-            reading.map(|Reading { text, reader }| {
-                reader.join().expect("its output is read to its end");
-                text.lock().unwrap_or_else(PoisonError::into_inner).clone()
-            })
-        });
-        let [_, log] = texts;
+        let log = self.log.take().map(Reading::into_text);
         (status.code(), log.unwrap_or_default())
     }
 
@@ -240,11 +240,6 @@ impl Daemon {
     /// Everything it has logged so far.
     pub fn log(&self) -> String {
         self.process.log()
-    }
-
-    /// The API's unix socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// The API's loopback address, as it says it on standard output.
@@ -344,10 +339,5 @@ impl Daemon {
     /// SIGTERM; then its exit code and its log.
     pub fn stop(self) -> (Option<i32>, String) {
         self.process.stop()
-    }
-
-    /// Waits for it to end by itself.
-    pub fn finish(&mut self) -> (Option<i32>, String) {
-        self.process.finish()
     }
 }

@@ -87,8 +87,7 @@ fn only_regular_files_are_read() {
     fs::create_dir(&folder).unwrap();
     symlink(&elsewhere, folder.join("link.png")).unwrap();
     assert!(Command::new("mkfifo").arg(folder.join("pipe.png")).status().is_ok_and(|status| status.success()));
-    let arguments = ["--watch", text(&folder), "--set", "source.0.poll_seconds=0.2"];
-    let mut daemon = Daemon::start(&dir.path().join("state"), &arguments[..2]);
+    let mut daemon = Daemon::start(&dir.path().join("state"), &["--watch", text(&folder)]);
     daemon.wait("two refusals", |daemon| refused(daemon, "watch-1", "not-a-regular-file") == 2);
     move_in(&folder, "good.png", &png(2));
     daemon.wait_accepted("watch-1", 1);
@@ -105,8 +104,12 @@ fn a_file_that_may_not_be_read_is_refused_and_taken_once_it_may() {
     let folder = dir.path().join("in");
     let path = put(&folder, "closed.png", &png(1));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    let mut daemon = Daemon::start(&dir.path().join("state"), &["--watch", text(&folder)]);
+    let (state, arguments) = (dir.path().join("state"), ["--watch", text(&folder)]);
+    let mut daemon = Daemon::start(&state, &arguments);
     daemon.wait("a refusal", |daemon| refused(daemon, "watch-1", "unreadable") == 1);
+    assert_eq!(daemon.stop().0, Some(0));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    Daemon::start(&state, &arguments).wait_accepted("watch-1", 1);
 }
 
 #[test]
