@@ -244,9 +244,16 @@ impl Daemon {
 
     /// The API's loopback address, as it says it on standard output.
     pub fn address(&self) -> String {
-        let out = self.process.out();
-        let address = out.lines().find_map(|line| line.strip_prefix("lumpd listens on http://"));
-        address.unwrap_or_else(|| panic!("no address\n{}", self.process)).to_owned()
+        let start = Instant::now();
+        // It is ready as soon as it has said so, and the line may still be on its way through the pipe.
+        while start.elapsed() < PATIENCE {
+            let out = self.process.out();
+            if let Some(address) = out.lines().find_map(|line| line.strip_prefix("lumpd listens on http://")) {
+                return address.to_owned();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        panic!("no address\n{}", self.process)
     }
 
     /// A client verb against it, to its end.
