@@ -9,7 +9,8 @@
 //! assert!(check(config.clone(), encoder).is_ok());
 //! config.learn.batch = 1;
 //! config.replay.slots = 0;
-//! assert_eq!(check(config, encoder).unwrap_err().len(), 2);
+//! let problems = check(config, encoder).unwrap_err();
+//! assert_eq!(problems.iter().filter(|problem| problem.is_error()).count(), 2);
 //! ```
 
 use std::collections::HashMap;
