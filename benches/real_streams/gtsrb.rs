@@ -39,7 +39,7 @@ fn split(tracks: Vec<Track>) -> (Vec<Track>, Vec<Track>) {
     for track in tracks {
         let count = seen.entry((track.phase.clone(), track.class)).or_default();
         *count += 1;
-        if *count % 4 == 0 { test.push(track) } else { stream.push(track) }
+        if count.is_multiple_of(4) { test.push(track) } else { stream.push(track) }
     }
     (stream, test)
 }

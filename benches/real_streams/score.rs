@@ -30,7 +30,7 @@ pub fn knn_accuracy(daemon: &Daemon, bank: &Labelled, test: &Labelled) -> Result
     let mut right = 0;
     for (query, label) in queries.chunks_exact(width).zip(&test.labels) {
         let nearest = neighbours.nearest(query, 200, |_| true).map_err(|e| e.to_string())?;
-        let votes = vote(nearest.iter().map(|n| (n.score, bank.labels[n.frame.0 as usize - 1])), 0.1);
+        let votes = vote(nearest.iter().map(|n| (n.similarity, bank.labels[n.frame.0 as usize - 1])), 0.1);
         right += usize::from(votes.first().is_some_and(|(winner, _)| winner == label));
     }
     Ok(right as f64 / test.labels.len() as f64)

@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// Another seed, another stream
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// A TOML file of [[phase]] tables instead of the built-in script
+    /// A TOML file of phase tables instead of the built-in script
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
 }

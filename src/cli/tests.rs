@@ -134,10 +134,7 @@ fn tasks_are_listed_and_shown() {
         &running.says(&["tasks"]),
         &["ID  NAME", " 2  task-2       3      4     6       1       1", "current\n"],
     );
-    assert_has(
-        &running.says(&["tasks", "1"]),
-        &["task        1 task-1\n", "exemplars   1\n", "1970-01-01 00:00:05Z\n"],
-    );
+    assert_has(&running.says(&["tasks", "1"]), &["task       1 task-1\n", "exemplars  1\n", "1970-01-01 00:00:05Z\n"]);
     assert_eq!(running.json(&["tasks"])["tasks"][1]["id"], 2);
     let (code, message) = running.fails(&["tasks", "9"]);
     assert_eq!((code, message.as_str()), (1, "lumpd: there is no task 9; take an id from the list of tasks\n"));

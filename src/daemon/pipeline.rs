@@ -63,6 +63,13 @@ pub struct Pipeline {
     pub recent: Recent,
 }
 
+/// A decoded frame as the encoder takes it.
+struct Square {
+    /// Of the bytes as they came.
+    hash: [u8; 16],
+    pixels: Vec<u8>,
+}
+
 /// A decoded frame on its way through the group.
 struct Taken {
     frame: Frame,
@@ -116,15 +123,15 @@ impl Pipeline {
     }
 
     /// Decodes in parallel; what cannot be decoded is answered here.
-    fn decode(&self, mut frames: Vec<Frame>) -> Vec<(Frame, [u8; 16], Vec<u8>)> {
+    fn decode(&self, mut frames: Vec<Frame>) -> Vec<(Frame, Square)> {
         let (decoder, fit, side) = (&self.decoder, self.fit, self.side);
-        let decoded: Vec<Result<([u8; 16], Vec<u8>), DecodeError>> =
-            frames.par_iter().map(|frame| pixels_of(decoder, fit, side, &frame.bytes)).collect();
+        let decoded: Vec<Result<Square, DecodeError>> =
+            frames.par_iter().map(|frame| square_of(decoder, fit, side, &frame.bytes)).collect();
         let mut good = Vec::with_capacity(frames.len());
         for (mut frame, result) in frames.drain(..).zip(decoded) {
             frame.bytes = bytes::Bytes::new();
             match result {
-                Ok((hash, pixels)) => good.push((frame, hash, pixels)),
+                Ok(square) => good.push((frame, square)),
                 Err(error) => {
                     tracing::warn!(code = error.code(), origin = %frame.origin, "refused: {error}");
                     frame.settle(Verdict::refused(error.code(), error.to_string()));
@@ -135,9 +142,9 @@ impl Pipeline {
     }
 
     /// Gives numbers to new frames; answers those whose bytes were taken lately.
-    fn number(&mut self, decoded: Vec<(Frame, [u8; 16], Vec<u8>)>) -> Vec<Taken> {
+    fn number(&mut self, decoded: Vec<(Frame, Square)>) -> Vec<Taken> {
         let mut taken = Vec::with_capacity(decoded.len());
-        for (frame, hash, pixels) in decoded {
+        for (frame, Square { hash, pixels }) in decoded {
             match self.recent.get(&hash) {
                 Some(id) => frame.settle(Verdict::Duplicate { id }),
                 None => {
@@ -260,12 +267,12 @@ fn describe(event: SegmentEvent) -> (&'static str, String) {
     }
 }
 
-/// The hash of the bytes as they came, and the encoder's square.
-fn pixels_of(decoder: &Decoder, fit: Fit, side: u32, bytes: &[u8]) -> Result<([u8; 16], Vec<u8>), DecodeError> {
+/// Decodes within the limits and makes the encoder's square.
+fn square_of(decoder: &Decoder, fit: Fit, side: u32, bytes: &[u8]) -> Result<Square, DecodeError> {
     let started = Instant::now();
     let pixels = to_square(&decoder.decode(bytes)?, side, fit).into_pixels();
     observe(Metric::DecodeDuration, &[], started.elapsed());
-    Ok((hash_of(bytes), pixels))
+    Ok(Square { hash: hash_of(bytes), pixels })
 }
 
 fn meta_of(record: &Record<'_>) -> SlotMeta {

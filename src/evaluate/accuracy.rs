@@ -1,4 +1,4 @@
-//! Accuracy with labels: the matrix a[t][i] (accuracy on task i after task t was learned) and its averages.
+//! Accuracy with labels: the matrix `a[t][i]` (accuracy on task i after task t was learned) and its averages.
 //!
 //! Average accuracy, backward and forward transfer: Lopez-Paz and Ranzato, "Gradient episodic memory", NeurIPS 2017.
 //! Forgetting: Chaudhry et al., "Riemannian walk", ECCV 2018. The published code of continual unsupervised learning takes
@@ -36,17 +36,17 @@ pub struct AccuracyMatrix {
 pub struct AccuracySummary {
     /// Tasks with an accuracy in the last evaluation.
     pub tasks: usize,
-    /// Mean over i of a[T][i].
+    /// Mean over i of `a[T][i]`.
     pub average_accuracy: Option<f64>,
-    /// Mean over i < T of max over l < T of a[l][i], less a[T][i]. Below 0 where tasks got better than they ever were.
+    /// Mean over i < T of max over l < T of `a[l][i]`, less `a[T][i]`. Below 0 where tasks got better than they ever were.
     pub forgetting_max: Option<f64>,
-    /// Mean over i < T of a[i][i] - a[T][i].
+    /// Mean over i < T of `a[i][i]` - `a[T][i]`.
     pub forgetting_from_learned: Option<f64>,
-    /// Mean over i < T of a[T][i] - a[i][i].
+    /// Mean over i < T of `a[T][i]` - `a[i][i]`.
     pub backward_transfer: Option<f64>,
-    /// Mean over i > 1 of a[i-1][i] - b_i.
+    /// Mean over i > 1 of `a[i-1][i]` - b_i.
     pub forward_transfer: Option<f64>,
-    /// Mean over i of a[i][i].
+    /// Mean over i of `a[i][i]`.
     pub learning_accuracy: Option<f64>,
 }
 

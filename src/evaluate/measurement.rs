@@ -109,7 +109,7 @@ pub struct Representation {
     pub feature_std: Option<f64>,
 }
 
-/// What [`ForgettingMonitor::observe`] did.
+/// What [`ForgettingMonitor::observe`](super::ForgettingMonitor::observe) did.
 #[derive(Debug, Default)]
 pub struct Observation {
     pub measured: Vec<TaskId>,

@@ -2,7 +2,7 @@
 //!
 //! A [`Bank`] holds the embeddings of one encoder version and never changes; a new version, or a few new frames, make a new
 //! bank that shares what stayed the same, so that a query reads one bank from beginning to end. Search is exact. [`Labels`]
-//! are the few names that people gave to stored frames; [`classify`] lets labelled neighbours vote on a query.
+//! are the few names that people gave to stored frames; [`classify()`] lets labelled neighbours vote on a query.
 //!
 //! Left to others: which frames are in the bank (replay and probes), computing embeddings (encoder), and when a bank is
 //! swapped for the next (daemon).

@@ -5,6 +5,8 @@
 
 mod log;
 mod names;
+// The one place that may: names, units and labels are checked there.
+#[allow(clippy::disallowed_macros)]
 mod record;
 
 pub use log::{LogError, start_log};

@@ -114,7 +114,7 @@ metrics! {
     LearnStepDuration "learn_step_duration_seconds" Histogram [] "Time of one gradient step.";
     LearnLoss "learn_loss" Gauge [Objective] "Loss of the last gradient step.";
     LearnRollbacks "learn_rollbacks_total" Counter [] "Times that training went back to a checkpoint.";
-    LearnFrozen "learn_frozen" Gauge [] "1 where training was given up, else 0.";
+    LearnFrozen "learn_frozen" Gauge [] "Whether training was given up: 1, else 0.";
     LearnNonfinite "learn_nonfinite_total" Counter [] "Gradient steps dropped, since their loss or gradient was not finite.";
 
     ReplaySlots "replay_slots" Gauge [] "Images that the replay buffer can keep.";

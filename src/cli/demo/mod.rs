@@ -114,6 +114,10 @@ fn shorten(loaded: &mut Loaded) {
     if is_default(loaded, "replay.slots") {
         loaded.config.replay.slots = 1024;
     }
+    if is_default(loaded, "learn.steps_per_batch") {
+        // Two cores have the time between the batches of so slow a camera.
+        loaded.config.learn.steps_per_batch = 8;
+    }
     if is_default(loaded, "publish.interval_seconds") {
         loaded.config.publish.interval_seconds = 10.0;
     }

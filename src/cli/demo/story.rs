@@ -212,12 +212,8 @@ mod tests {
     }
 
     fn task(id: u32, starts: &[u64]) -> TaskStatus {
-        let span = |&start: &u64| TaskSpan {
-            first_frame: start + 1000,
-            last_frame: None,
-            started_at: timestamp(0),
-            ended_at: None,
-        };
+        let span =
+            |&start: &u64| TaskSpan { first_frame: start + 1000, last_frame: None, started_at: None, ended_at: None };
         TaskStatus {
             id,
             name: String::new(),
@@ -226,7 +222,7 @@ mod tests {
             last_frame: starts[0] + 1000,
             frames: 1,
             current: false,
-            returned_from: None,
+            returns: 0,
             probes: 0,
             exemplars: vec![],
         }

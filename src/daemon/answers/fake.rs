@@ -124,6 +124,7 @@ impl Answers for Fake {
                 nonfinite_steps: 0,
                 images_per_second: 12.5,
                 idle: true,
+                frozen: None,
             },
             segment: SegmentStatus {
                 phase: "stable".into(),
@@ -131,6 +132,7 @@ impl Answers for Fake {
                 threshold: None,
                 warning: false,
                 current_tasks: vec![2],
+                duplicates_skipped: 0,
             },
             buffer: self.buffer().summary,
             checkpoint: None,
@@ -149,6 +151,7 @@ impl Answers for Fake {
             accepted: 6,
             duplicates: 1,
             refused: BTreeMap::from([("not-an-image".into(), 2)]),
+            dropped: 0,
             queued_bytes: 0,
             last_frame_at: Some(timestamp(1_000_000_000)),
         }]
@@ -161,14 +164,14 @@ impl Answers for Fake {
             spans: vec![TaskSpan {
                 first_frame,
                 last_frame: (!current).then_some(first_frame + 2),
-                started_at: timestamp(0),
+                started_at: Some(timestamp(0)),
                 ended_at: (!current).then(|| timestamp(5_000_000_000)),
             }],
             first_frame,
             last_frame: first_frame + 2,
             frames: 3,
             current,
-            returned_from: None,
+            returns: 0,
             probes: 1,
             exemplars: vec![first_frame],
         };
@@ -183,7 +186,7 @@ impl Answers for Fake {
         let memory = self.memory();
         let used = memory.images.len() as u64;
         BufferStatus {
-            summary: BufferSummary { slots: 16, used, seen: used, evicted: 0, bytes: 65536 },
+            summary: BufferSummary { slots: 16, used, seen: used, evicted: 0, damaged: 0, bytes: 65536 },
             policy: "reservoir".into(),
             durability: "sync".into(),
             side_pixels: 32,

@@ -83,7 +83,7 @@ pub enum GeometryError {
 }
 
 impl Geometry {
-    /// None where `slots` is not in 1..=[`MOST_SLOTS`] or `spares` not in 1..=slots + 65536.
+    /// None where `slots` is not in 1..=`MOST_SLOTS` or `spares` not in 1..=slots + 65536.
     pub fn new(
         purpose: Purpose,
         policy: u16,
