@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::Exit;
 use super::run::Running;
 use crate::config::{Config, Plan};
-use crate::daemon::{Daemon, StartError};
+use crate::daemon::{Daemon, StartError, StateDir};
+use crate::device::DeviceError;
+use crate::replay::ReplayError;
 use crate::serve::{Hooks, Limits, Served, Server, router};
 use crate::telemetry::{self, Metric};
 
@@ -26,17 +28,20 @@ struct Service {
 
 /// Starts a daemon and binds its API.
 pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
-    let config = plan.config;
+    let mut config = plan.config;
     limit_threads(config.daemon.threads)?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .enable_all()
         .build()
         .context("start the threads that serve sockets")?;
-    // The addresses first: a taken port is found before a state folder is made.
+    // The folder first: it is made for its owner alone, and another daemon on it is named before its socket is found taken.
+    let state_dir = StateDir::open(&config.daemon.state_dir).map_err(|error| classed(error.into()))?;
     let server = runtime.block_on(bind(&config))?;
+    // Port 0 has become a port: whoever asks where to send images is told that one.
+    config.serve.listen = server.bound().tcp;
     let _context = runtime.enter();
-    let daemon = Daemon::start(&config, runtime.handle()).map_err(classed)?;
+    let daemon = Daemon::start(state_dir, &config, runtime.handle()).map_err(classed)?;
     let hooks = hooks(&config, &daemon)?;
     drop(_context);
     Ok(Box::new(Service { config, runtime, daemon, server, hooks }))
@@ -64,6 +69,8 @@ fn classed(error: StartError) -> anyhow::Error {
     let exit = match &error {
         error if error.is_temporary() => Exit::Temporary,
         StartError::Encoder(_) | StartError::Stream(_) | StartError::Resume(_) => Exit::Configuration,
+        StartError::Device(DeviceError::NotBuilt { .. } | DeviceError::NoSuchOrdinal { .. }) => Exit::Configuration,
+        StartError::Replay(ReplayError::OtherGeometry { .. } | ReplayError::OutOfBounds { .. }) => Exit::Configuration,
         _ => Exit::Io,
     };
     anyhow!(error).context(exit)

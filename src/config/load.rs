@@ -69,9 +69,10 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Where the value of a dotted key was set.
+    /// Where the value of a dotted key was set. A flag sets a source as a whole: then that holds for each of its keys.
     pub fn origin(&self, key: &str) -> &Origin {
-        self.origins.get(key).unwrap_or(&Origin::Default)
+        let whole = || key.rsplit_once('.').and_then(|(parent, _)| self.origins.get(parent));
+        self.origins.get(key).or_else(whole).unwrap_or(&Origin::Default)
     }
 }
 

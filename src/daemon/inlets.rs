@@ -36,7 +36,7 @@ impl Inlets {
             let opened = Opened {
                 name: settings.name.clone(),
                 kind: name_of(settings.kind),
-                address: address_of(settings),
+                address: source.address().map_or_else(|| address_of(settings), |address| address.to_string()),
                 failure: Arc::default(),
             };
             inlets.lanes.insert(settings.name.clone(), inlet.clone());

@@ -50,13 +50,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Opens everything, takes up the last checkpoint, binds the sources, and starts the threads. Readers are answered once
-    /// [`Answers::readiness`] says so.
+    /// Opens everything in the state folder, takes up the last checkpoint, binds the sources, and starts the threads. Readers
+    /// are answered once [`Answers::readiness`] says so. `state_dir` is that of the settings.
     ///
     /// # Errors
     /// Whatever keeps the daemon from starting; nothing has been changed but what was missing.
-    pub fn start(config: &Config, runtime: &Handle) -> Result<Self, StartError> {
-        let state_dir = StateDir::open(&config.daemon.state_dir)?;
+    pub fn start(state_dir: StateDir, config: &Config, runtime: &Handle) -> Result<Self, StartError> {
         let parts = Parts::open(config)?;
         let (intake, handle) = Intake::new();
         let inlets = Inlets::open(&parts, &handle)?;

@@ -27,3 +27,4 @@ mod state_dir;
 
 pub use lifecycle::{Daemon, DaemonError};
 pub use start::StartError;
+pub use state_dir::{StateDir, StateDirError};

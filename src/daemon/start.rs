@@ -66,7 +66,8 @@ impl StartError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::StateDir(error) => error.is_temporary(),
-            Self::Device(_) => true,
+            // A driver may come up later; what is not in the build never will.
+            Self::Device(error) => matches!(error, DeviceError::Unusable { .. }),
             Self::Replay(error) => matches!(error, ReplayError::Locked { .. }),
             _ => false,
         }

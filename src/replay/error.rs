@@ -36,7 +36,8 @@ pub enum ReplayError {
     NewerFormat { path: PathBuf, major: u16, features: u64 },
 
     #[error(
-        "{path} was made for {made}, and {wanted} is wanted: resize the store or move it away",
+        "{path} was made for {made}, and the settings ask for {wanted}: set [replay] and encoder.preset as they were, \
+         choose another daemon.state_dir, or move the file away (what it remembers goes with it)",
         path = path.display()
     )]
     OtherGeometry { path: PathBuf, made: String, wanted: String },

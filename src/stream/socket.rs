@@ -123,6 +123,10 @@ impl Source for Socket {
         }
     }
 
+    fn address(&self) -> Option<SocketAddr> {
+        Self::address(self)
+    }
+
     fn run(self: Box<Self>, inlet: Inlet, stop: CancellationToken) -> RunFuture {
         Box::pin(accept_loop(*self, inlet, stop))
     }

@@ -1,6 +1,7 @@
 //! What every source is, and the list of kinds.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,6 +20,11 @@ pub type RunFuture = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send
 pub trait Source: Send {
     /// What and where, for people: "folder /data/in", "unix socket /run/lumpd/in.sock".
     fn describe(&self) -> String;
+
+    /// Where it listens, its port resolved; `None` where it is no TCP socket.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
 
     /// Offers frames to `inlet` until `stop` is cancelled or the queue is closed. Trouble of one frame is counted and left
     /// behind; an error ends the source.

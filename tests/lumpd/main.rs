@@ -2,3 +2,14 @@
 
 mod architecture;
 mod parity;
+
+mod pictures;
+mod process;
+
+mod answers;
+mod demo;
+mod drift;
+mod ingest;
+mod refusals;
+mod restart;
+mod startup;

@@ -1,7 +1,10 @@
-//! A daemon under test: the built binary on a state folder of its own, asked through its own command line.
+//! A daemon under test: the built binary on a state folder of its own, asked through its own command line and its sockets.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::ffi::OsStr;
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,18 +16,36 @@ use serde_json::Value;
 /// Long enough for a busy machine; nothing waits this long unless it has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A small learner, so that many daemons fit on a small machine; flags given later win.
+const SMALL: [&str; 10] = [
+    "serve.listen=127.0.0.1:0",
+    "encoder.preset=resnet18-w16",
+    "replay.slots=256",
+    "learn.batch=8",
+    "learn.replay_batch=8",
+    "learn.steps_per_batch=1",
+    "learn.idle_steps_per_second=0",
+    "publish.interval_seconds=1",
+    "daemon.threads=2",
+    "device.kind=cpu",
+];
+
 /// The binary with a clean environment.
 pub fn lumpd() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lumpd"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LUMPD")) {
         command.env_remove(name);
     }
-    command.env_remove("RUST_LOG").env_remove("STATE_DIRECTORY").env("XDG_CONFIG_HOME", "/nonexistent").stdin(Stdio::null());
+    command
+        .env_remove("RUST_LOG")
+        .env_remove("STATE_DIRECTORY")
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .stdin(Stdio::null());
     command
 }
 
 /// Runs it to its end.
-pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
+pub fn run<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     lumpd().args(arguments).output().expect("the built binary starts")
 }
 
@@ -33,57 +54,208 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a finished process said on standard output.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a pipe has brought so far.
+struct Reading {
+    text: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Reading {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let reader = thread::spawn({
+            let text = Arc::clone(&text);
+            move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+            }
+        });
+        Self { text, reader }
+    }
+
+    /// Everything, once the writer has closed it.
+    fn into_text(self) -> String {
+        self.reader.join().expect("a pipe is read to its end");
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A running process whose output is read as it comes; killed when dropped.
+pub struct Process {
+    child: Child,
+    out: Option<Reading>,
+    log: Option<Reading>,
+}
+
+impl Process {
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
+        let out = child.stdout.take().map(Reading::of);
+        let log = child.stderr.take().map(Reading::of);
+        Self { child, out, log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Standard output so far.
+    pub fn out(&self) -> String {
+        self.out.as_ref().map(Reading::text).unwrap_or_default()
+    }
+
+    /// Standard error so far.
+    pub fn log(&self) -> String {
+        self.log.as_ref().map(Reading::text).unwrap_or_default()
+    }
+
+    /// Waits until the condition holds.
+    ///
+    /// # Panics
+    /// With what the process said, if it ends or the condition does not come to hold.
+    pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !holds(self) {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "it ended before {what}: {ended:?}\n{self}");
+            assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}\n{self}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// SIGTERM; then its exit code and its log.
+    pub fn stop(mut self) -> (Option<i32>, String) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg("-TERM").arg(pid).status().is_ok_and(|s| s.success()), "kill -TERM");
+        self.finish()
+    }
+
+    /// Waits for it to end by itself: its exit code and its log.
+    fn finish(&mut self) -> (Option<i32>, String) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end\n{self}");
+            thread::sleep(Duration::from_millis(50));
+        };
+        let log = self.log.take().map(Reading::into_text);
+        (status.code(), log.unwrap_or_default())
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "standard output:\n{}\nlog:\n{}", self.out(), self.log())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already: then there is nothing to kill.
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// An answer of the HTTP API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Writes one request and reads its answer to the end of the connection.
+fn exchange(mut stream: impl Read + Write, head: &str, body: &[u8]) -> std::io::Result<Answer> {
+    write!(stream, "{head}Connection: close\r\nContent-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok(Answer { status, head, body: bytes.split_off(end + 4) })
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon {
-    child: Child,
+    process: Process,
     socket: PathBuf,
-    log: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
 }
 
 impl Daemon {
-    /// Starts `lumpd run` on the state folder with further settings, and waits until it is ready.
-    pub fn start(state: &Path, settings: &[&str]) -> Self {
-        let daemon = Self::spawn(state, settings);
-        daemon.wait("readiness", |d| d.get("/readyz").is_some());
+    /// Starts `lumpd run` on the state folder with further arguments, and waits until it is ready.
+    pub fn start<S: AsRef<OsStr>>(state: &Path, arguments: &[S]) -> Self {
+        let mut daemon = Self::spawn(state, arguments);
+        daemon.wait("readiness", |daemon| daemon.try_get("/readyz").is_some_and(|answer| answer.status == 200));
         daemon
     }
 
     /// Starts it without waiting.
-    pub fn spawn(state: &Path, settings: &[&str]) -> Self {
+    pub fn spawn<S: AsRef<OsStr>>(state: &Path, arguments: &[S]) -> Self {
         let mut command = lumpd();
-        command.arg("run").arg("--set").arg(format!("daemon.state_dir={}", state.display()));
-        for setting in ["serve.listen=127.0.0.1:0", "encoder.preset=resnet18-w16", "replay.slots=256"].iter().chain(settings) {
+        command.arg("run").arg("--state-dir").arg(state);
+        SMALL.iter().for_each(|setting| {
             command.arg("--set").arg(setting);
-        }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
-        let log = Arc::new(Mutex::new(String::new()));
-        let pipe = child.stderr.take().expect("standard error is piped");
-        let reader = thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
         });
-        Self { child, socket: state.join("lumpd.sock"), log, reader: Some(reader) }
+        command.args(arguments);
+        Self { process: Process::spawn(command), socket: state.join("lumpd.sock") }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Everything it has logged so far.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.process.log()
     }
 
-    /// The API's unix socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// The API's loopback address, as it says it on standard output.
+    pub fn address(&self) -> String {
+        let out = self.process.out();
+        let address = out.lines().find_map(|line| line.strip_prefix("lumpd listens on http://"));
+        address.unwrap_or_else(|| panic!("no address\n{}", self.process)).to_owned()
+    }
+
+    /// A client verb against it, to its end.
+    pub fn client<S: AsRef<OsStr>>(&self, verb: &[S]) -> Output {
+        lumpd().args(verb).arg("--api").arg(&self.socket).output().expect("the built binary starts")
     }
 
     /// Runs a client verb with `--json` against it.
-    pub fn ask<S: AsRef<std::ffi::OsStr>>(&self, verb: &[S]) -> Value {
+    pub fn ask<S: AsRef<OsStr>>(&self, verb: &[S]) -> Value {
         let output = lumpd().args(verb).arg("--json").arg("--api").arg(&self.socket).output().expect("client starts");
         assert!(output.status.success(), "{}\nlog:\n{}", stderr(&output), self.log());
         serde_json::from_slice(&output.stdout).expect("--json prints JSON")
@@ -94,72 +266,78 @@ impl Daemon {
         self.ask(&["status"])
     }
 
-    /// The body of a GET over the unix socket, if it is answered with success.
-    pub fn get(&self, path: &str) -> Option<String> {
-        use std::io::Write;
-        let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+    /// The source of this name, of `lumpd sources --json`.
+    pub fn source(&self, name: &str) -> Value {
+        let list = self.ask(&["sources"]);
+        let sources = list["sources"].as_array().expect("a list of sources");
+        sources.iter().find(|source| source["name"] == name).unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    }
+
+    /// Any request, over the unix socket.
+    pub fn request(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n");
+        let answer = self.connect().and_then(|stream| exchange(stream, &head, body));
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\nlog:\n{}", self.log()))
+    }
+
+    /// Over TCP, with headers of one's own.
+    pub fn request_over_tcp(&self, headers: &str) -> Answer {
+        let stream = TcpStream::connect(self.address()).expect("it listens");
+        exchange(stream, &format!("GET /v1/status HTTP/1.1\r\n{headers}"), &[]).expect("it answers")
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.request("GET", path, "text/plain", &[])
+    }
+
+    fn try_get(&self, path: &str) -> Option<Answer> {
+        exchange(self.connect().ok()?, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n"), &[]).ok()
+    }
+
+    fn connect(&self) -> std::io::Result<UnixStream> {
+        let stream = UnixStream::connect(&self.socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// Posts an encoded image to a resource.
+    pub fn post_image(&self, path: &str, image: &[u8]) -> Answer {
+        self.request("POST", path, "application/octet-stream", image)
+    }
+
+    /// Sends JSON to a resource.
+    pub fn send_json(&self, method: &str, path: &str, json: &Value) -> Answer {
+        self.request(method, path, "application/json", json.to_string().as_bytes())
     }
 
     /// Waits until the condition holds.
     ///
     /// # Panics
     /// With the daemon's log, if it does not come to hold.
-    pub fn wait(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+    pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !holds(self) {
-            assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}; log:\n{}", self.log());
+            let ended = self.process.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the daemon ended before {what}: {ended:?}\n{}", self.process);
+            assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}\n{}", self.process);
             thread::sleep(Duration::from_millis(100));
         }
     }
 
+    /// Waits until a source has accepted so many frames.
+    pub fn wait_accepted(&mut self, source: &str, frames: u64) {
+        self.wait(&format!("{frames} frames of {source}"), |daemon| {
+            daemon.source(source)["accepted"].as_u64().is_some_and(|accepted| accepted >= frames)
+        });
+    }
+
     /// `kill -9`.
-    pub fn kill(mut self) {
-        self.child.kill().expect("the daemon runs");
-        self.child.wait().expect("the daemon ends");
+    pub fn kill(self) {
+        self.process.kill();
     }
 
-    /// Asks it to stop, waits, and gives the exit code and the log.
-    pub fn stop(mut self) -> (Option<i32>, String) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").arg("-TERM").arg(pid).status().is_ok_and(|s| s.success()), "kill -TERM");
-        self.finish()
-    }
-
-    /// Waits for it to end by itself.
-    pub fn finish(&mut self) -> (Option<i32>, String) {
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("the daemon can be waited for") {
-                break status;
-            }
-            assert!(start.elapsed() < PATIENCE, "it does not end; log:\n{}", self.log());
-            thread::sleep(Duration::from_millis(50));
-        };
-        if let Some(reader) = self.reader.take() {
-            reader.join().expect("the log is read to its end");
-        }
-        (status.code(), self.log())
-    }
-
-    /// The resident memory of the process, bytes, where the system tells.
-    pub fn resident_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already: then there is nothing to kill.
-        if self.child.kill().is_ok() {
-            let _ = self.child.wait();
-        }
+    /// SIGTERM; then its exit code and its log.
+    pub fn stop(self) -> (Option<i32>, String) {
+        self.process.stop()
     }
 }
