@@ -1,7 +1,9 @@
-//! Speed of the encoder: a training step (forward and backward of two views), or embedding, on random images.
+//! Speed of training and embedding on random images: the encoder's part of a training step (forward and backward of two
+//! views), a whole step (views, SimSiam head, loss, SGD; with `--lump` also the replayed views and mixing), or embedding.
 //!
 //! ```text
-//! cargo bench --bench train -- [--backend cpu|plain] [--width 64] [--side 32] [--batch 64] [--steps 10] [--warmup 3] [--forward]
+//! cargo bench --bench train -- [--backend cpu|plain] [--width 64] [--side 32] [--batch 64] [--steps 10] [--warmup 3]
+//!     [--whole [--lump] | --forward]
 //! ```
 //!
 //! Prints one JSON line with the keys of a PyTorch peer: `images_per_second` (one image is two views in training),
@@ -11,8 +13,9 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
-use lumpd::config::Seed;
+use lumpd::config::{LearnSettings, ObjectiveKind, Seed, StrategyKind};
 use lumpd::encoder::{Backbone, CpuResNet18, PlainResNet18, Preset};
+use lumpd::learn::Trainer;
 use rustix::time::{ClockId, clock_gettime};
 
 struct Options {
@@ -22,12 +25,29 @@ struct Options {
     batch: usize,
     steps: usize,
     warmup: usize,
-    forward: bool,
+    measured: Measured,
+    lump: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Measured {
+    Encoder,
+    Whole,
+    Embedding,
 }
 
 impl Options {
     fn parse(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mut options = Self { plain: false, width: 64, side: 32, batch: 64, steps: 10, warmup: 3, forward: false };
+        let mut options = Self {
+            plain: false,
+            width: 64,
+            side: 32,
+            batch: 64,
+            steps: 10,
+            warmup: 3,
+            measured: Measured::Encoder,
+            lump: false,
+        };
         while let Some(argument) = arguments.next() {
             let mut number = || -> anyhow::Result<usize> {
                 let value = arguments.next().ok_or_else(|| anyhow::anyhow!("{argument} needs a number"))?;
@@ -39,7 +59,9 @@ impl Options {
                 "--batch" => options.batch = number()?,
                 "--steps" => options.steps = number()?.max(1),
                 "--warmup" => options.warmup = number()?,
-                "--forward" => options.forward = true,
+                "--forward" => options.measured = Measured::Embedding,
+                "--whole" => options.measured = Measured::Whole,
+                "--lump" => options.lump = true,
                 "--backend" => match arguments.next().as_deref() {
                     Some("cpu") => options.plain = false,
                     Some("plain") => options.plain = true,
@@ -54,27 +76,52 @@ impl Options {
     }
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse(std::env::args().skip(1))?;
+type Step = Box<dyn FnMut() -> anyhow::Result<()>>;
+
+/// The step to be measured.
+fn step(options: &Options) -> anyhow::Result<Step> {
+    let preset = Preset { width: options.width, side: options.side, ..Preset::load("resnet18")? };
     let device = Device::Cpu;
     let mut network: Box<dyn Backbone> = if options.plain {
-        let preset = Preset { width: options.width, side: options.side, ..Preset::load("resnet18")? };
         Box::new(PlainResNet18::new(&preset, &device, DType::F32, Seed(0))?)
     } else {
         Box::new(CpuResNet18::new(options.width, Seed(0))?)
     };
-    let views = if options.forward { options.batch } else { 2 * options.batch };
-    let images = Tensor::randn(0f32, 1.0, (views, options.side, options.side, 3), &device)?;
-    let mut step: Box<dyn FnMut() -> anyhow::Result<()>> = if options.forward {
-        let frozen = network.freeze()?;
-        Box::new(move || Ok(frozen.embed(&images).map(drop)?))
-    } else {
-        Box::new(move || {
-            let features = network.forward(&images, 2)?;
-            network.backward(&features)?;
-            Ok(())
-        })
+    let images = |count: usize| {
+        Tensor::randn(0f32, 1.0, (count, options.side, options.side, 3), &device).map_err(anyhow::Error::from)
     };
+    match options.measured {
+        Measured::Encoder => {
+            let images = images(2 * options.batch)?;
+            Ok(Box::new(move || {
+                let features = network.forward(&images, 2)?;
+                network.backward(&features)?;
+                Ok(())
+            }))
+        }
+        Measured::Embedding => {
+            let (images, frozen) = (images(options.batch)?, network.freeze()?);
+            Ok(Box::new(move || Ok(frozen.embed(&images).map(drop)?)))
+        }
+        Measured::Whole => {
+            let strategy = if options.lump { StrategyKind::Lump } else { StrategyKind::Finetune };
+            let settings = LearnSettings { objective: ObjectiveKind::SimSiam, strategy, ..LearnSettings::default() };
+            let bytes = options.batch * preset.image_bytes();
+            let mut random = Seed(1).random("pixels", 0);
+            let mut pixels = || (0..bytes).map(|_| (random.below(256)) as u8).collect::<Vec<u8>>();
+            let (stream, replay) = (pixels(), if options.lump { pixels() } else { Vec::new() });
+            let mut trainer = Trainer::with_backbone(preset, network, &settings, Seed(0))?;
+            Ok(Box::new(move || {
+                trainer.step(&stream, &replay)?;
+                Ok(())
+            }))
+        }
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse(std::env::args().skip(1))?;
+    let mut step = step(&options)?;
     for _ in 0..options.warmup {
         step()?;
     }
@@ -88,11 +135,17 @@ fn main() -> anyhow::Result<()> {
     let processor = (processor_time() - begun).as_secs_f64() / options.steps as f64;
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
+    let measured = match options.measured {
+        Measured::Encoder => "encoder forward and backward",
+        Measured::Whole => "whole step",
+        Measured::Embedding => "embedding",
+    };
     println!(
         "{}",
         serde_json::json!({
             "backend": if options.plain { "plain" } else { "cpu" },
-            "measured": if options.forward { "embedding" } else { "encoder forward and backward" },
+            "measured": measured,
+            "lump": options.lump,
             "width": options.width,
             "size": options.side,
             "batch": options.batch,

@@ -5,12 +5,15 @@
 //! ratio of correlated frames. T2 has about k degrees of freedom, so s_W = (T2 - k) / sqrt(2 k), and the statistic is the
 //! largest s_W. It is above a threshold h about once in as many frames as were promised (see [`super::thresholds`]).
 //!
-//! After an alarm the reference is collected anew. A second alarm whose change lies within that new reference means that
-//! the reference was taken while the change was still going on: the same, gradual, change, and no new boundary.
+//! After an alarm the reference is collected anew. Two things may happen meanwhile. The same, gradual, change goes on: a
+//! second alarm whose change lies within that new reference, and is a slope rather than a step, is no new boundary. Or
+//! another change comes: a reference that holds a step is found when half of it, and when all of it, is there ([`super::place`]);
+//! it is an alarm, and what followed the step begins the next reference.
 
 use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::detector::{Change, Detector, Phase, Verdict};
+use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt};
 use super::thresholds;
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
 
@@ -19,20 +22,12 @@ const REFERENCE: usize = 256;
 const WINDOWS: [usize; 5] = [16, 32, 64, 128, 256];
 /// Frames looked back on for where a change began.
 const HISTORY: usize = 512;
-/// Fewest frames on either side of a change.
-const SHORTEST_SIDE: usize = 4;
 /// Frames after an alarm in which another may belong to the same change.
 const SETTLING: u64 = 768;
-/// It does where its change lies in the reference collected since, or this little after it.
+/// It does where its change lies in the reference collected since, or this little after it, and is no step.
 const STILL_CHANGING: u64 = REFERENCE as u64 + 64;
-/// Frames of a block whose means tell how correlated the frames are.
-const BLOCK: usize = 16;
-/// A place explains the change about as well as the best if T2 is at most this much lower: the 95 % point of the
-/// likelihood ratio of a change's place (Hansen, Econometrica 68, 2000).
-const AS_GOOD: f64 = 7.35;
-
-type Sums = [f64; COMPONENTS];
-
+/// Frames of the blocks whose means tell how correlated the frames are.
+const BLOCKS: [usize; 3] = [16, 32, 64];
 /// The default detector.
 pub struct DyadicT2 {
     drift: f64,
@@ -81,24 +76,39 @@ impl DyadicT2 {
         }
     }
 
-    fn collect(&mut self, features: &[f32]) {
+    fn collect(&mut self, features: &[f32]) -> Verdict {
         if self.frames_collected > 0 && self.collected.len() != self.frames_collected * features.len() {
             self.reset();
         }
         self.collected.extend_from_slice(features);
         self.frames_collected += 1;
+        if self.frames_collected != REFERENCE && self.frames_collected != REFERENCE / 2 {
+            return Verdict::Stable;
+        }
+        let mut comparison = Comparison::begin(&self.collected, features.len());
+        if let Some(place) = change_within(comparison.history.make_contiguous(), variance_ratio) {
+            // What came before the change is no part of the new reference.
+            self.collected.drain(..(self.frames_collected - place.samples_back) * features.len());
+            self.frames_collected = place.samples_back;
+            let Place { samples_back, uncertainty, .. } = place;
+            self.change = Some(Change { samples_back, uncertainty, continues: false });
+            self.since_alarm = Some(0);
+            return Verdict::Drift;
+        }
         if self.frames_collected == REFERENCE {
-            self.comparison = Some(Comparison::begin(&self.collected, features.len()));
+            self.comparison = Some(comparison);
             self.collected = Vec::new();
             self.frames_collected = 0;
         }
+        Verdict::Stable
     }
 
-    fn alarm(&mut self, found: Place) {
-        let before_alarm = self.since_alarm.map(|since| since.saturating_sub(found.samples_back as u64));
-        let continues = before_alarm.is_some_and(|since| since < STILL_CHANGING);
-        self.change = Some(Change { samples_back: found.samples_back, uncertainty: found.uncertainty, continues });
-        self.comparison = None;
+    fn alarm(&mut self, place: Place) {
+        let began = self.since_alarm.map(|since| since.saturating_sub(place.samples_back as u64));
+        let finished = self.comparison.take();
+        let abrupt = || finished.is_some_and(|mut comparison| comparison.is_abrupt());
+        let continues = began.is_some_and(|began| began < STILL_CHANGING) && !abrupt();
+        self.change = Some(Change { samples_back: place.samples_back, uncertainty: place.uncertainty, continues });
         self.since_alarm = Some(0);
     }
 }
@@ -110,14 +120,13 @@ impl Detector for DyadicT2 {
             self.reset();
         }
         let Some(comparison) = &mut self.comparison else {
-            self.collect(features);
-            return Verdict::Stable;
+            return self.collect(features);
         };
         comparison.push(features);
         let statistic = comparison.statistic;
         if statistic > self.drift {
-            let found = comparison.locate();
-            self.alarm(found);
+            let place = comparison.locate();
+            self.alarm(place);
             return Verdict::Drift;
         }
         if statistic > self.warning { Verdict::Warning } else { Verdict::Stable }
@@ -197,12 +206,6 @@ impl Detector for DyadicT2 {
     }
 }
 
-/// Where a change began, as in [`Change`].
-struct Place {
-    samples_back: usize,
-    uncertainty: usize,
-}
-
 impl Comparison {
     fn begin(reference: &[f32], dimensions: usize) -> Self {
         let mut comparison = Self {
@@ -235,35 +238,24 @@ impl Comparison {
             }
             // Only windows that hold nothing of the reference: its coordinates were fitted to it.
             if self.seen >= (REFERENCE + window) as u64 {
-                let t2 = self.t2(&self.windows[index], window as u64);
+                let t2 = self.seen().t2(&self.windows[index], window as u64);
                 let degrees = COMPONENTS as f64;
                 self.statistic = self.statistic.max((t2 - degrees) / (2.0 * degrees).sqrt());
             }
         }
     }
 
-    /// Of the newest `window` frames, whose sum is given, against all before them.
-    fn t2(&self, sum: &Sums, window: u64) -> f64 {
-        let (inside, before) = (window as f64, (self.seen - window) as f64);
-        let squares: f64 = sum.iter().zip(&self.total).map(|(s, t)| (s / inside - (t - s) / before).powi(2)).sum();
-        inside * before / (inside + before) * squares / self.variance_ratio
+    fn locate(&mut self) -> Place {
+        self.history.make_contiguous();
+        self.seen().locate(self.history.as_slices().0, SHORTEST_SIDE)
     }
 
-    /// The split of the newest frames that separates best, and how sure that is.
-    fn locate(&self) -> Place {
-        let longest = self.history.len().min(self.seen as usize - SHORTEST_SIDE);
-        let mut sum = [0.0; COMPONENTS];
-        let mut curve = vec![f64::NEG_INFINITY; longest + 1];
-        for (back, coordinates) in (1..=longest).zip(self.history.iter().rev()) {
-            add(&mut sum, coordinates, 1.0);
-            if back >= SHORTEST_SIDE {
-                curve[back] = self.t2(&sum, back as u64);
-            }
-        }
-        let best = (1..curve.len()).max_by(|&a, &b| curve[a].total_cmp(&curve[b])).unwrap_or(1);
-        let as_good: Vec<usize> = (1..curve.len()).filter(|&back| curve[back] >= curve[best] - AS_GOOD).collect();
-        let spread = as_good.last().zip(as_good.first()).map_or(0, |(last, first)| last - first);
-        Place { samples_back: best, uncertainty: spread.div_ceil(2) }
+    fn is_abrupt(&mut self) -> bool {
+        is_abrupt(self.history.make_contiguous(), self.variance_ratio)
+    }
+
+    fn seen(&self) -> Seen<'_> {
+        Seen { total: &self.total, frames: self.seen, variance_ratio: self.variance_ratio }
     }
 
     fn write(&self, writer: &mut Writer) {
@@ -300,22 +292,28 @@ impl Comparison {
     }
 }
 
-fn add(sums: &mut Sums, coordinates: &Coordinates, sign: f64) {
-    sums.iter_mut().zip(coordinates).for_each(|(sum, &z)| *sum += sign * f64::from(z));
+/// How much more means of consecutive frames vary than those of independent ones: the largest [`block_ratio`] by length of
+/// block, each less twice its standard error, since few long blocks would otherwise find correlation in any frames.
+fn variance_ratio(frames: &[Coordinates]) -> f64 {
+    let doubt = |block: usize| {
+        let degrees = (frames.len() / block - 1) * COMPONENTS;
+        if block == BLOCKS[0] { 1.0 } else { 1.0 - 2.0 * (2.0 / degrees as f64).sqrt() }
+    };
+    BLOCKS.into_iter().map(|block| doubt(block) * block_ratio(frames, block)).fold(1.0, f64::max)
 }
 
 /// The variance of block means times the block's length, over the variance of single frames, averaged over the
 /// coordinates: 1 for independent frames, up to the block's length for frames that hardly change.
-fn variance_ratio(frames: &[Coordinates]) -> f64 {
+fn block_ratio(frames: &[Coordinates], block: usize) -> f64 {
     let ratios = (0..COMPONENTS).filter_map(|component| {
         let values: Vec<f64> = frames.iter().map(|z| f64::from(z[component])).collect();
         let means: Vec<f64> =
-            values.chunks_exact(BLOCK).map(|block| block.iter().sum::<f64>() / BLOCK as f64).collect();
+            values.chunks_exact(block).map(|block| block.iter().sum::<f64>() / block.len() as f64).collect();
         let single = variance(&values);
-        (single > 1e-6).then(|| BLOCK as f64 * variance(&means) / single)
+        (single > 1e-6).then(|| block as f64 * variance(&means) / single)
     });
     let (sum, count) = ratios.fold((0.0, 0), |(sum, count), ratio| (sum + ratio, count + 1));
-    if count == 0 { 1.0 } else { (sum / f64::from(count)).max(1.0) }
+    if count == 0 { 1.0 } else { sum / f64::from(count) }
 }
 
 fn variance(values: &[f64]) -> f64 {

@@ -30,6 +30,7 @@ mod eigen;
 mod error;
 mod event;
 mod features;
+mod place;
 mod register;
 mod scope;
 pub mod score;

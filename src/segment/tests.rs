@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use super::score::{Score, covering};
 use super::*;
-use crate::config::{Random, Seed, SegmentScope, SegmentSettings};
-use crate::stream::{FrameId, SourceId};
+use crate::config::{Fit, Random, Seed, SegmentScope, SegmentSettings};
+use crate::decode::{Image, to_square};
+use crate::stream::camera::Script;
+use crate::stream::{self, FrameId, SourceId};
 
 const SIDE: usize = 32;
 const SOURCE: SourceId = SourceId(1);
@@ -99,6 +102,58 @@ fn changes_of_product_are_found_soon_placed_right_and_frames_relabelled() {
         assert!(register.task(TaskId(2)).unwrap().frames.abs_diff(600) <= 8);
         assert_eq!(register.task(TaskId(2)).unwrap().name, "task-2");
         assert_eq!(register.task(TaskId(2)).unwrap().exemplars().len(), 8);
+    }
+}
+
+/// Alarms and boundaries of the tasks opened after the first, frames counted from 0, and the tasks that returned.
+fn watch(simulated: &stream::camera::Camera) -> (Vec<u64>, Vec<u64>, Vec<TaskId>) {
+    let mut segmenter = Segmenter::new(settings(), TaskRegister::in_memory(settings().max_tasks));
+    let (mut alarms, mut boundaries, mut returned) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..simulated.script().frames() {
+        let shot = simulated.shot(index);
+        let image = to_square(&Image::new(shot.side, shot.side, shot.pixels), SIDE as u32, Fit::Crop);
+        let seen = segmenter.observe(SOURCE, FrameId(index + 1), image.pixels(), SIDE).unwrap();
+        for event in seen.events {
+            match event {
+                SegmentEvent::TaskOpened { first, detected_at, .. } if index > 0 => {
+                    alarms.push(detected_at.0 - 1);
+                    boundaries.push(first.0 - 1);
+                }
+                SegmentEvent::TaskReturned { task, .. } => returned.push(task),
+                _ => {}
+            }
+        }
+    }
+    (alarms, boundaries, returned)
+}
+
+#[test]
+fn the_simulated_camera_s_changes_are_found_and_its_first_products_known_again() {
+    for seed in [1, 2] {
+        let simulated = stream::camera::Camera::new(Script::default(), Seed(seed));
+        let (alarms, boundaries, returned) = watch(&simulated);
+        let (changes, length) = (simulated.script().boundaries(), simulated.script().frames());
+        let score = Score::of(&alarms, &changes, 100);
+        assert_eq!((score.found, score.missed, score.false_alarms), (changes.len(), 0, 0), "seed {seed}: {alarms:?}");
+        let covered = covering(&boundaries, &changes, length);
+        assert!(covered > 0.97, "seed {seed}: {covered}, {boundaries:?}");
+        assert_eq!(returned, [TaskId(1)], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_change_while_a_reference_is_collected_is_found_and_starts_the_next_one() {
+    for seed in 0..3 {
+        let mut camera = Camera::new(100 + seed);
+        for (kind, count) in [(0, 90), (1, 600), (2, 170), (3, 700)] {
+            camera.products(kind, count);
+        }
+        let boundaries = camera.boundaries();
+        assert_eq!(boundaries.len(), 3, "seed {seed}: {:?}", camera.events);
+        for ((first, alarm), change) in boundaries.into_iter().zip([91u64, 691, 861]) {
+            assert!(first.abs_diff(change) <= 6, "seed {seed}: placed at {first}, not {change}");
+            assert!((change..change + 256).contains(&alarm), "seed {seed}: alarm at {alarm} for {change}");
+        }
     }
 }
 

@@ -204,7 +204,7 @@ mod tests {
 
     /// Frame ids are 1000 more than the shots' numbers.
     fn shots() -> Shots {
-        (0..2500).map(|shot| (shot + 1000, shot)).collect()
+        (0..3000).map(|shot| (shot + 1000, shot)).collect()
     }
 
     fn story() -> Story {
@@ -232,7 +232,7 @@ mod tests {
     fn the_truth_names_every_phase_and_the_return() {
         let text = story().truth();
         assert_eq!(text.lines().count(), 6);
-        assert!(text.contains("phase 2  frames   501 to  1000  can, biscuit"), "{text}");
+        assert!(text.contains("phase 2  frames   601 to  1200  can, biscuit"), "{text}");
         assert!(text.lines().last().unwrap().ends_with("as in phase 1"), "{text}");
     }
 
@@ -240,22 +240,22 @@ mod tests {
     fn a_boundary_is_told_once_with_its_delay() {
         let mut story = story();
         assert_eq!(story.tasks(100, &[task(1, &[0])], &shots()), ["task 1 begins with the first frame"]);
-        let lines = story.tasks(540, &[task(1, &[0]), task(2, &[508])], &shots());
+        let lines = story.tasks(640, &[task(1, &[0]), task(2, &[608])], &shots());
         assert_eq!(
             lines,
             [
-                "BOUNDARY  task 2 is new, from frame 509 on.  Truth: can and biscuit from frame 501.  Heard of 40 frames after it."
+                "BOUNDARY  task 2 is new, from frame 609 on.  Truth: can and biscuit from frame 601.  Heard of 40 frames after it."
             ]
         );
-        assert!(story.tasks(560, &[task(1, &[0]), task(2, &[508])], &shots()).is_empty());
+        assert!(story.tasks(660, &[task(1, &[0]), task(2, &[608])], &shots()).is_empty());
     }
 
     #[test]
     fn a_second_boundary_for_one_change_is_a_false_alarm() {
         let mut story = story();
-        let tasks = [task(1, &[0]), task(2, &[490]), task(3, &[700])];
-        let lines = story.tasks(720, &tasks, &shots());
-        assert!(lines[1].contains("from frame 491 on.  Truth: can and biscuit"), "{lines:?}");
+        let tasks = [task(1, &[0]), task(2, &[590]), task(3, &[800])];
+        let lines = story.tasks(820, &tasks, &shots());
+        assert!(lines[1].contains("from frame 591 on.  Truth: can and biscuit"), "{lines:?}");
         assert!(lines[2].ends_with("Truth: there was none."), "{lines:?}");
         let summary = story.summary();
         assert!(summary.contains("1 of 4 found"), "{summary}");
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_return_is_recognised() {
         let mut story = story();
-        let lines = story.tasks(2100, &[task(1, &[0, 2003])], &shots());
+        let lines = story.tasks(2500, &[task(1, &[0, 2403])], &shots());
         assert!(lines[1].contains("task 1 is back"), "{lines:?}");
         assert!(story.summary().contains("1 of 1 recognised"), "{}", story.summary());
     }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn an_answer_is_held_against_the_truth() {
         let mut story = story();
-        let of = |product: Product| (0..2500).find(|&shot| story.camera.truth(shot).product == product).unwrap();
+        let of = |product: Product| (0..3000).find(|&shot| story.camera.truth(shot).product == product).unwrap();
         let (gear, nut) = (of(Product::Gear), of(Product::Nut));
         let neighbour = |shot: u64| Neighbour {
             image: StoredImage::new(shot + 1000, Some(1), timestamp(0), "camera".into(), None),

@@ -21,7 +21,7 @@ pub struct Phase {
 impl Default for Phase {
     fn default() -> Self {
         let products = vec![Product::Nut, Product::Bottle];
-        Self { products, frames: 500, light: [1.0, 1.0], blur: [0.0, 0.0], belt: Belt::Rubber }
+        Self { products, frames: 600, light: [1.0, 1.0], blur: [0.0, 0.0], belt: Belt::Rubber }
     }
 }
 
@@ -122,15 +122,18 @@ impl Script {
 }
 
 impl Default for Script {
-    /// Four changes of product, two of the belt, a lamp that fades, a lens that loses its focus, and the first products again.
+    /// Four changes of product, two of the belt, a lamp that fades, a lens out of focus, and the first products again.
+    ///
+    /// A phase is long enough to be learnt as a task and known again: a detector's reference of 256 frames, as many to
+    /// recognise a task by, and some for the delay. The lamp fades too little for a task of its own.
     fn default() -> Self {
         use Product::*;
         let phase = |products: [Product; 2]| Phase { products: products.to_vec(), ..Phase::default() };
         let phases = vec![
             phase([Nut, Bottle]),
-            Phase { light: [1.0, 0.75], ..phase([Can, Biscuit]) },
-            Phase { light: [0.75, 1.0], belt: Belt::Mesh, ..phase([Carton, Gear]) },
-            Phase { blur: [0.0, 1.6], belt: Belt::Mesh, ..phase([Fruit, Blister]) },
+            Phase { light: [1.0, 0.85], ..phase([Can, Biscuit]) },
+            Phase { light: [0.85, 0.85], belt: Belt::Mesh, ..phase([Carton, Gear]) },
+            Phase { blur: [0.8, 0.8], belt: Belt::Mesh, ..phase([Fruit, Blister]) },
             phase([Nut, Bottle]),
         ];
         Self { phases }
