@@ -25,6 +25,7 @@
 
 mod convolution;
 mod direct;
+mod filters;
 mod norm;
 mod pack;
 mod partition;
@@ -38,6 +39,7 @@ mod tile;
 mod winograd;
 
 pub use convolution::Convolution;
+pub use filters::FilterBank;
 pub use norm::{BatchNorm, Mask, Moments};
 pub use pack::Direction;
 pub use pool::{global_average, global_average_backward};
