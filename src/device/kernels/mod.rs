@@ -25,6 +25,7 @@
 
 mod convolution;
 mod direct;
+mod filters;
 mod norm;
 mod pack;
 mod partition;
@@ -39,6 +40,7 @@ mod winograd;
 
 pub use convolution::Convolution;
 pub use norm::{BatchNorm, Fitted, Mask, Moments};
+pub use filters::FilterBank;
 pub use pack::Direction;
 pub use pool::{global_average, global_average_backward};
 pub use shape::Shape;
