@@ -39,8 +39,8 @@ mod tile;
 mod winograd;
 
 pub use convolution::Convolution;
-pub use norm::{BatchNorm, Fitted, Mask, Moments};
 pub use filters::FilterBank;
+pub use norm::{BatchNorm, Fitted, Mask, Moments};
 pub use pack::Direction;
 pub use pool::{global_average, global_average_backward};
 pub use shape::Shape;
