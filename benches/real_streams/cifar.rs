@@ -45,12 +45,8 @@ pub fn run(options: &Options) -> Result<String, String> {
     }
     let place = tempfile::tempdir().map_err(|e| e.to_string())?;
     let socket = place.path().join("frames.sock");
-    let mut settings = vec![
-        format!("encoder.preset={}", options.preset),
-        format!("source=[{{name=\"cifar\", kind=\"unix\", path={socket:?}}}]"),
-    ];
-    settings.extend(options.settings.iter().cloned());
-    let daemon = Daemon::start(&place.path().join("state"), &settings)?;
+    let source = ["--unix".into(), socket.display().to_string()];
+    let daemon = Daemon::start(&place.path().join("state"), &options.arguments(&source))?;
 
     let start = Instant::now();
     let (mut frames, mut truth) = (0u64, Vec::new());
@@ -90,7 +86,7 @@ pub fn run(options: &Options) -> Result<String, String> {
     let test = labelled(read(&root.join("test_batch.bin"))?.into_iter().take(1000).collect());
     // The bank: images that were streamed, as many of each task.
     let bank = (0..5).flat_map(|task| of_task(&train, task, options.per_task.min(600)).into_iter().cloned()).collect();
-    let untrained = Daemon::start(&place.path().join("untrained"), &[format!("encoder.preset={}", options.preset)])?;
+    let untrained = Daemon::start(&place.path().join("untrained"), &options.arguments(&[]))?;
     let run = Run { name: "Split CIFAR-10, PNG files over the unix socket", truth, frames, stream_time };
     let report = run.report(&daemon, &untrained, &labelled(bank), &test)?;
     daemon.stop()?;

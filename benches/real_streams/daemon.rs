@@ -18,26 +18,25 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `lumpd run` on a state folder and waits until it is ready. Its log goes to `daemon.log` beside the folder.
-    pub fn start(state: &Path, settings: &[String]) -> Result<Self, String> {
+    /// Starts `lumpd run` on a state folder, with further arguments, and waits until it is ready. Its log goes beside the folder.
+    pub fn start(state: &Path, arguments: &[String]) -> Result<Self, String> {
         let log = std::fs::File::create(state.with_extension("log")).map_err(|e| format!("the daemon's log: {e}"))?;
         let mut command = Command::new(BINARY);
         command.arg("run").arg("--set").arg(format!("daemon.state_dir={}", state.display()));
-        command.arg("--set").arg("serve.listen=127.0.0.1:0");
-        settings.iter().for_each(|setting| {
-            command.arg("--set").arg(setting);
-        });
+        command.arg("--set").arg("serve.listen=127.0.0.1:0").args(arguments);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .map_err(|e| format!("{BINARY}: {e}"))?;
-        let daemon = Self { child, socket: state.join("lumpd.sock") };
+        let mut daemon = Self { child, socket: state.join("lumpd.sock") };
         let start = Instant::now();
         while daemon.request("GET", "/readyz", &[]).is_err() {
-            if start.elapsed() > Duration::from_secs(120) {
-                return Err(format!("the daemon does not become ready; see {}", state.with_extension("log").display()));
+            let ended = daemon.child.try_wait().map_err(|e| e.to_string())?;
+            if ended.is_some() || start.elapsed() > Duration::from_secs(120) {
+                let log = std::fs::read_to_string(state.with_extension("log")).unwrap_or_default();
+                return Err(format!("the daemon does not become ready:\n{log}"));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

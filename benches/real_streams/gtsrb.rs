@@ -64,12 +64,8 @@ pub fn run(options: &Options) -> Result<String, String> {
     let place = tempfile::tempdir().map_err(|e| e.to_string())?;
     let watched = place.path().join("camera");
     fs::create_dir(&watched).map_err(|e| e.to_string())?;
-    let mut settings = vec![
-        format!("encoder.preset={}", options.preset),
-        format!("source=[{{name=\"camera\", kind=\"directory\", path={watched:?}}}]"),
-    ];
-    settings.extend(options.settings.iter().cloned());
-    let daemon = Daemon::start(&place.path().join("state"), &settings)?;
+    let source = ["--watch".into(), watched.display().to_string()];
+    let daemon = Daemon::start(&place.path().join("state"), &options.arguments(&source))?;
     let start = Instant::now();
     let (mut fed, mut truth, mut phase) = (0u64, Vec::new(), String::new());
     for track in &stream {
@@ -93,7 +89,7 @@ pub fn run(options: &Options) -> Result<String, String> {
     daemon.wait_accepted(fed, Duration::from_secs(300))?;
     let stream_time = start.elapsed();
     std::thread::sleep(Duration::from_secs(options.settle_seconds));
-    let untrained = Daemon::start(&place.path().join("untrained"), &[format!("encoder.preset={}", options.preset)])?;
+    let untrained = Daemon::start(&place.path().join("untrained"), &options.arguments(&[]))?;
     let run = Run { name: "GTSRB tracks, copied into a watched folder", truth, frames: fed, stream_time };
     let report = run.report(&daemon, &untrained, &bank, &test)?;
     daemon.stop()?;

@@ -36,6 +36,15 @@ pub struct Options {
     streams: Vec<String>,
 }
 
+impl Options {
+    /// Arguments of `lumpd run`: a source, if any, and the settings.
+    pub fn arguments(&self, source: &[String]) -> Vec<String> {
+        let preset = format!("encoder.preset={}", self.preset);
+        let settings = std::iter::once(&preset).chain(&self.settings).flat_map(|s| ["--set".to_owned(), s.clone()]);
+        source.iter().cloned().chain(settings).collect()
+    }
+}
+
 fn options() -> Result<Options, String> {
     let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     let mut options = Options {
