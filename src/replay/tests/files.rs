@@ -203,11 +203,11 @@ fn a_buffer_made_for_something_else_is_refused_by_name() {
         ReplayBuffer::open_or_create(&path_in(&folder), &settings, side, Seed(3)).unwrap_err().to_string()
     };
     let message = other(settings(), 64);
-    assert!(message.contains("made for 8 px images, and 64 px images is wanted: resize"), "{message}");
+    assert!(message.contains("made for 8 px images, and the settings ask for 64 px images"), "{message}");
     let message = other(ReplaySettings { slots: 11, ..settings() }, SIDE);
-    assert!(message.contains("made for 10 slots, and 11 slots"), "{message}");
+    assert!(message.contains("made for 10 slots, and the settings ask for 11 slots"), "{message}");
     let message = other(ReplaySettings { policy: PolicyKind::Fifo, ..settings() }, SIDE);
-    assert!(message.contains("the policy reservoir, and the policy fifo"), "{message}");
+    assert!(message.contains("the policy reservoir, and the settings ask for the policy fifo"), "{message}");
     assert_eq!(fs::read(path_in(&folder)).unwrap(), before);
 }
 
