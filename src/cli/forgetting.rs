@@ -1,16 +1,13 @@
 //! `lumpd forgetting`: what each task has lost since it ended.
-//!
-//! The report is the evaluation's, and grows with it. It is laid out by its form: single values first, then each list of
-//! objects as a table and each list of lists as a matrix.
 
 use std::io::{self, Write};
 
 use clap::Args;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::api::ApiArguments;
 use super::client::ask;
-use super::table::{Side, Table, print_pairs, printable};
+use super::table::{Side, Table, or_dash, print_pairs, printable, short};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  lumpd forgetting\n  lumpd forgetting --json")]
@@ -26,75 +23,56 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn print(report: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let Value::Object(report) = report else { return writeln!(out, "{}", cell(report)) };
-    let (lists, single): (Vec<_>, Vec<_>) = report.iter().partition(|(_, value)| is_list(value));
-    let names: Vec<(String, String)> = single.iter().map(|(name, value)| (words(name), cell(value))).collect();
-    let pairs: Vec<(&str, String)> = names.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-    print_pairs(&pairs, out)?;
-    for (name, list) in lists {
-        writeln!(out, "\n{}", words(name))?;
-        print_list(list.as_array().map_or(&[], Vec::as_slice), out)?;
+    print_tasks(report["tasks"].as_array().map_or(&[], Vec::as_slice), out)?;
+    let version = &report["version"];
+    let measured = match version["encoder"].as_str() {
+        Some(encoder) => format!("version {} of step {}", printable(short(encoder)), version["step"]),
+        None => "nothing yet".into(),
+    };
+    let (representation, accuracy) = (&report["representation"], &report["accuracy"]);
+    let pairs = [
+        ("still there, mean of the tasks", percent(&report["mean_retained"])),
+        ("spread of the features (1 over the sphere, 0 collapsed)", number(&representation["feature_std"])),
+        ("directions in use (RankMe)", number(&representation["rank_me"])),
+        ("average accuracy, from labels", percent(&accuracy["average_accuracy"])),
+        ("average forgetting, from labels", percent(&accuracy["forgetting_max"])),
+        ("measured", measured),
+    ];
+    print_pairs(&pairs, out)
+}
+
+fn print_tasks(tasks: &[Value], out: &mut dyn Write) -> io::Result<()> {
+    if tasks.is_empty() {
+        return writeln!(out, "no task yet\n");
     }
-    Ok(())
-}
-
-/// A list of more than single values.
-fn is_list(value: &Value) -> bool {
-    value.as_array().is_some_and(|values| values.iter().any(|value| value.is_object() || value.is_array()))
-}
-
-fn print_list(list: &[Value], out: &mut dyn Write) -> io::Result<()> {
-    let objects: Vec<&Map<String, Value>> = list.iter().filter_map(Value::as_object).collect();
-    if objects.len() == list.len() { print_objects(&objects, out) } else { print_matrix(list, out) }
-}
-
-fn print_objects(objects: &[&Map<String, Value>], out: &mut dyn Write) -> io::Result<()> {
-    let mut names: Vec<&String> = Vec::new();
-    for name in objects.iter().flat_map(|object| object.keys()) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
+    let mut table = Table::new(&[
+        ("TASK", Side::Right),
+        ("STILL THERE", Side::Right),
+        ("LOSS CHANGE", Side::Right),
+        ("ACCURACY", Side::Right),
+        ("IN WORDS", Side::Left),
+    ]);
+    for task in tasks {
+        table.row([
+            or_dash(task["task"].as_u64()),
+            percent(&task["retained"]),
+            number(&task["latest"]["loss_change"]),
+            percent(&task["latest"]["knn_accuracy"]),
+            printable(task["summary"].as_str().unwrap_or_default()),
+        ]);
     }
-    let headings: Vec<String> = names.iter().map(|name| words(name).to_uppercase()).collect();
-    let columns: Vec<(&str, Side)> = headings.iter().map(|heading| (heading.as_str(), Side::Right)).collect();
-    let mut table = Table::new(&columns);
-    for object in objects {
-        table.row(names.iter().map(|name| object.get(*name).map_or_else(|| "-".into(), cell)));
-    }
-    table.print(out)
+    table.print(out)?;
+    writeln!(out)
 }
 
-fn print_matrix(rows: &[Value], out: &mut dyn Write) -> io::Result<()> {
-    let cells = |row: &Value| row.as_array().map_or_else(|| vec![cell(row)], |row| row.iter().map(cell).collect());
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let numbers: Vec<String> = (1..=rows.iter().map(Vec::len).max().unwrap_or(0)).map(|n| n.to_string()).collect();
-    let columns: Vec<(&str, Side)> = numbers.iter().map(|number| (number.as_str(), Side::Right)).collect();
-    let mut table = Table::new(&columns);
-    rows.into_iter().for_each(|row| table.row(row));
-    table.print(out)
+/// A ratio in percent; a dash for what is undefined.
+fn percent(value: &Value) -> String {
+    or_dash(value.as_f64().map(|ratio| format!("{:.0} %", 100.0 * ratio)))
 }
 
-/// `average_forgetting` as `average forgetting`.
-fn words(name: &str) -> String {
-    printable(&name.replace('_', " "))
-}
-
-/// One value in short: three decimals, a dash for what is undefined, a count for what has no room.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".into(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.into(),
-        Value::Number(number) if number.is_f64() => format!("{:.3}", number.as_f64().unwrap_or(f64::NAN)),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => printable(text),
-        Value::Array(values) if values.iter().any(|value| value.is_object() || value.is_array()) => {
-            format!("({})", values.len())
-        }
-        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
-        Value::Object(object) => {
-            object.iter().map(|(name, value)| format!("{} {}", words(name), cell(value))).collect::<Vec<_>>().join(", ")
-        }
-    }
+/// Three decimals; a dash for what is undefined.
+fn number(value: &Value) -> String {
+    or_dash(value.as_f64().map(|number| format!("{number:.3}")))
 }
 
 #[cfg(test)]
@@ -103,23 +81,30 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_report_is_laid_out_by_its_form_and_what_is_undefined_is_a_dash() {
-        let report = json!({
-            "average_forgetting": null,
-            "encoder_version": 3,
-            "tasks": [{"task": 1, "cka": 0.91234}, {"task": 2, "cka": null, "kept": true}],
-            "matrix": [[0.5, null], [0.25, 1.0]],
-        });
+    fn text(report: &Value) -> String {
         let mut text = Vec::new();
-        print(&report, &mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
-        for part in [
-            "average forgetting  -\nencoder version     3\n",
-            "\nmatrix\n    1      2\n0.500      -\n0.250  1.000\n",
-            "\ntasks\n  CKA  TASK  KEPT\n0.912     1     -\n    -     2   yes\n",
-        ] {
-            assert!(text.contains(part), "{text}");
-        }
+        print(report, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn a_task_has_a_line_and_what_is_undefined_is_a_dash() {
+        let report = json!({
+            "version": {"encoder": "00ff00ff00ff00ff", "step": 40},
+            "mean_retained": 0.5,
+            "tasks": [
+                {"task": 1, "retained": 0.5, "summary": "half of it", "latest": {"loss_change": 0.25, "knn_accuracy": null}},
+                {"task": 2, "retained": null, "summary": "not defined: the task is still going on", "latest": null},
+            ],
+        });
+        let text = text(&report);
+        assert!(text.contains("   1         50 %        0.250         -  half of it\n"), "{text}");
+        assert!(text.contains("   2            -            -         -  not defined: the task"), "{text}");
+        assert!(text.contains("of step 40\n"), "{text}");
+    }
+
+    #[test]
+    fn a_report_of_nothing_is_no_fault() {
+        assert!(text(&Value::Null).starts_with("no task yet\n"));
     }
 }

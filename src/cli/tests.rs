@@ -154,9 +154,9 @@ fn labels_are_given_listed_used_and_taken_away() {
 }
 
 #[test]
-fn the_forgetting_report_is_printed_whatever_it_holds() {
+fn the_forgetting_report_is_a_line_a_task() {
     let running = Running::start();
-    assert_has(&running.says(&["forgetting"]), &["average forgetting  -\n", "0.900     1\n"]);
+    assert_has(&running.says(&["forgetting"]), &["   1         90 %", "mean of the tasks"]);
     assert_eq!(running.json(&["forgetting"]), running.daemon.fake.forgetting());
 }
 

@@ -114,7 +114,7 @@ impl Learner {
         loop {
             let Wake { commands, images, .. } =
                 self.mailbox.wait(self.settings.learn.batch, BATCH_PATIENCE, self.nap());
-            let mut closed = Vec::new();
+            let (told, mut closed) = (!commands.is_empty(), Vec::new());
             for command in commands {
                 match command {
                     Command::TaskClosed(task) => closed.push(task),
@@ -128,6 +128,8 @@ impl Learner {
             }
             if !closed.is_empty() {
                 self.end_tasks(&closed)?;
+            } else if told {
+                self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
             }
             self.learn(&images)?;
             self.keep_up()?;

@@ -282,7 +282,7 @@ impl Answers for Fake {
     }
 
     fn forgetting(&self) -> Value {
-        json!({"encoder_version": 3, "average_forgetting": null, "tasks": [{"task": 1, "cka": 0.9}, {"task": 2, "cka": null}]})
+        json!({"mean_retained": null, "tasks": [{"task": 1, "retained": 0.9}, {"task": 2, "retained": null}]})
     }
 
     fn accuracy(&self) -> Value {
