@@ -12,7 +12,7 @@ use crate::config::{Config, Plan};
 use crate::daemon::{Daemon, StartError, StateDir};
 use crate::device::DeviceError;
 use crate::replay::ReplayError;
-use crate::serve::{Hooks, Limits, Served, Server, router};
+use crate::serve::{Access, Hooks, Limits, Served, Server, router};
 use crate::telemetry::{self, Metric};
 
 /// Threads that move bytes; computing has its own.
@@ -24,6 +24,7 @@ struct Service {
     daemon: Daemon,
     server: Server,
     hooks: Hooks,
+    access: Access,
 }
 
 /// Starts a daemon and binds its API.
@@ -37,6 +38,7 @@ pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
         .context("start the threads that serve sockets")?;
     // The folder first: it is made for its owner alone, and another daemon on it is named before its socket is found taken.
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(|error| classed(error.into()))?;
+    let access = Access::load(&config.serve).map_err(|error| anyhow!(error).context(Exit::Configuration))?;
     let server = runtime.block_on(bind(&config))?;
     // Port 0 has become a port: whoever asks where to send images is told that one.
     config.serve.listen = server.bound().tcp;
@@ -44,7 +46,7 @@ pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
     let daemon = Daemon::start(state_dir, &config, runtime.handle()).map_err(classed)?;
     let hooks = hooks(&config, &daemon)?;
     drop(_context);
-    Ok(Box::new(Service { config, runtime, daemon, server, hooks }))
+    Ok(Box::new(Service { config, runtime, daemon, server, hooks, access }))
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Server> {
@@ -53,7 +55,7 @@ async fn bind(config: &Config) -> anyhow::Result<Server> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("make the folder of the socket {}", socket.display()))?;
     }
-    Server::bind(config.serve.listen, &socket).await.map_err(|error| anyhow!(error).context(Exit::Io))
+    Server::bind(&config.serve, &socket).await.map_err(|error| anyhow!(error).context(Exit::Io))
 }
 
 /// The one pool of computing threads: decoding, kernels, search.
@@ -111,10 +113,10 @@ impl Running for Service {
     }
 
     fn until_stopped(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, runtime, daemon, server, hooks } = *self;
+        let Self { config, runtime, daemon, server, hooks, access } = *self;
         let limits = Limits::new(&config.serve, &config.decode);
         let stop_serving = CancellationToken::new();
-        let api = router(daemon.answers(), &limits, hooks);
+        let api = router(daemon.answers(), &limits, hooks, &access);
         let serving = {
             let stop = stop_serving.clone();
             runtime.spawn(async move { server.run(api, &limits, stop).await })

@@ -43,7 +43,9 @@ mod tests {
     fn the_example_file_names_every_setting() {
         let source = "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\n";
         let mut config: Config = toml::from_str(source).unwrap();
-        config.serve.socket = Some("s".into());
+        let file = || Some("s".into());
+        (config.serve.socket, config.serve.read_token_file) = (file(), file());
+        (config.serve.ingest_token_file, config.serve.admin_token_file) = (file(), file());
         let everything = toml::Table::try_from(&config).unwrap();
         let keys = everything.values().flat_map(|section| match section {
             toml::Value::Array(tables) => tables[0].as_table().unwrap().keys(),

@@ -405,7 +405,7 @@ impl Default for CheckpointSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeSettings {
-    /// Address of the HTTP API: loopback only; port 0 takes a free one.
+    /// Address of the HTTP API; port 0 takes a free one. Beyond loopback only with a token.
     pub listen: SocketAddr,
     /// Unix socket of the same API; `lumpd.sock` in the state folder where not set.
     pub socket: Option<PathBuf>,
@@ -413,6 +413,24 @@ pub struct ServeSettings {
     pub max_connections: usize,
     /// Time a client has to send a whole request.
     pub request_seconds: f64,
+    /// Most requests a second, over both listeners; 0 sets no limit.
+    pub requests_per_second: f64,
+    /// Further names, each a host or `host:port`, under which the API may be called. Others than those and the machine's own are
+    /// refused: a page elsewhere could otherwise ask through a browser (DNS rebinding).
+    pub hosts: Vec<String>,
+    /// File of the token that may ask. Where any token is set, every request over TCP needs one.
+    pub read_token_file: Option<PathBuf>,
+    /// File of the token that may send images.
+    pub ingest_token_file: Option<PathBuf>,
+    /// File of the token that may everything.
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl ServeSettings {
+    /// Whether any token is set.
+    pub fn has_token(&self) -> bool {
+        [&self.read_token_file, &self.ingest_token_file, &self.admin_token_file].iter().any(|file| file.is_some())
+    }
 }
 
 impl Default for ServeSettings {
@@ -422,6 +440,11 @@ impl Default for ServeSettings {
             socket: None,
             max_connections: 256,
             request_seconds: 30.0,
+            requests_per_second: 2000.0,
+            hosts: Vec::new(),
+            read_token_file: None,
+            ingest_token_file: None,
+            admin_token_file: None,
         }
     }
 }

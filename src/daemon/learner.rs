@@ -13,6 +13,7 @@ use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
 use super::probe_file::ProbeFile;
 use super::published::{PublishError, Published, Publisher};
+use super::requests::Reply;
 use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
 use crate::config::{Config, Seed};
@@ -41,6 +42,14 @@ pub enum Command {
     TaskClosed(TaskId),
     /// This task is part of another from now on.
     TaskGone(TaskId),
+    /// Let the bank follow the buffer at once.
+    Refresh(Reply<()>),
+    /// Write a checkpoint now.
+    Checkpoint(Reply<()>),
+    /// Go on after training was given up, from the last good checkpoint.
+    Thaw,
+    /// Some settings have changed.
+    Configure(Box<Config>),
     /// Write the last checkpoint and end.
     Stop,
 }
@@ -120,8 +129,17 @@ impl Learner {
                     Command::TaskClosed(task) => closed.push(task),
                     Command::TaskOpened(task) => self.monitor.task_opened(task),
                     Command::TaskGone(task) => self.monitor.task_gone(task),
+                    Command::Refresh(reply) => {
+                        while self.publisher.refresh()? {}
+                        // Whoever asked may have gone.
+                        let _ = reply.send(Ok(()));
+                    }
+                    Command::Checkpoint(reply) => _ = reply.send(self.checkpoint()),
+                    Command::Thaw => self.thaw()?,
+                    Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
-                        self.checkpoint();
+                        // That it failed is logged; nobody is left to be told.
+                        let _ = self.checkpoint();
                         return Ok(());
                     }
                 }
@@ -131,6 +149,7 @@ impl Learner {
             } else if told {
                 self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
             }
+            self.shared.beat();
             self.learn(&images)?;
             self.keep_up()?;
         }
@@ -157,7 +176,12 @@ impl Learner {
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
     fn learn(&mut self, images: &[Vec<u8>]) -> Result<(), LearnerError> {
-        if self.shared.learning().frozen.is_some() {
+        let (frozen, paused) = {
+            let learning = self.shared.learning();
+            (learning.frozen.is_some(), learning.paused_since.is_some())
+        };
+        if frozen || paused {
+            self.mailbox.skip(images.len() as u64);
             return Ok(());
         }
         if !images.is_empty() {
@@ -197,6 +221,7 @@ impl Learner {
     }
 
     fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<(), LearnerError> {
+        self.shared.beat();
         let started = Instant::now();
         let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
         match self.trainer.step(stream, replay) {
@@ -229,13 +254,23 @@ impl Learner {
             self.shared.events.tell("training-frozen", message, json!({ "step": step }));
             return Ok(());
         }
-        self.checkpoints.roll_back(&mut self.trainer)?;
-        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
-        self.trainer.advance_to(step + 1);
+        self.restore(step)?;
         self.shared.learning().rollbacks += 1;
         let to = self.checkpoints.last_step();
         let message = format!("{error}: weights are back at those of step {}", to.unwrap_or(0));
         self.shared.events.tell("training-rolled-back", message, json!({ "step": step, "to_step": to }));
+        Ok(())
+    }
+
+    fn thaw(&mut self) -> Result<(), LearnerError> {
+        self.clock.rollbacks.clear();
+        self.restore(self.trainer.steps())
+    }
+
+    fn restore(&mut self, step: u64) -> Result<(), LearnerError> {
+        self.checkpoints.roll_back(&mut self.trainer)?;
+        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
+        self.trainer.advance_to(step + 1);
         Ok(())
     }
 
@@ -249,7 +284,8 @@ impl Learner {
             self.monitor.task_ended(task);
         }
         self.measure();
-        self.checkpoint();
+        // That it failed is told already.
+        let _ = self.checkpoint();
         Ok(())
     }
 
@@ -263,7 +299,7 @@ impl Learner {
             self.publisher.refresh()?;
         }
         if now >= self.clock.next_checkpoint {
-            self.checkpoint();
+            let _ = self.checkpoint();
         }
         Ok(())
     }
@@ -292,8 +328,7 @@ impl Learner {
     /// Forgetting of every past task at the published version.
     fn measure(&mut self) {
         let Some(published) = self.shared.window.load_full() else { return };
-        let frames = self.shared.images();
-        match self.monitor.measure(&published, frames, &mut self.trainer, &self.probes, &self.segmenter) {
+        match self.monitor.measure(&published, &self.shared, &mut self.trainer, &self.probes, &self.segmenter) {
             Ok(evaluation) => {
                 self.shared.learning().representation_std = evaluation.representation_std;
                 self.shared.forgetting.store(Arc::new(evaluation.reports));
@@ -303,7 +338,7 @@ impl Learner {
     }
 
     /// A checkpoint that cannot be written costs progress at the next restart, and is told; it stops nothing.
-    fn checkpoint(&mut self) {
+    fn checkpoint(&mut self) -> Result<(), String> {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
         let started = Instant::now();
         let segment = {
@@ -322,12 +357,14 @@ impl Learner {
                 self.shared.learning().checkpoint = Some(written);
                 let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
+                Ok(())
             }
             Err(error) => {
                 self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
-                self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
+                self.shared.events.tell("checkpoint-failed", message.clone(), json!({ "code": error.code() }));
+                Err(message)
             }
         }
     }

@@ -69,6 +69,16 @@ impl Moments {
         }
     }
 
+    /// Keeps a beginning whose frame has not come yet: a boundary set by hand.
+    pub fn begin(&self, frame: FrameId, time: i64) {
+        let mut times = self.times();
+        times.beginnings.insert(frame, time);
+        let oldest = if times.beginnings.len() > KEPT { times.beginnings.pop_first().map(|(id, _)| id) } else { None };
+        if let Err(error) = self.store(frame, time, oldest) {
+            tracing::error!("the beginning of a task could not be written: {error}");
+        }
+    }
+
     fn store(&self, frame: FrameId, time: i64, oldest: Option<FrameId>) -> Result<(), redb::Error> {
         let transaction = self.database.begin_write()?;
         {

@@ -15,6 +15,7 @@ use super::learner::Command;
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
+use super::requests::{Request, Requests};
 use super::shared::Shared;
 use crate::config::Fit;
 use crate::decode::{DecodeError, Decoder, to_square};
@@ -61,6 +62,7 @@ pub struct Pipeline {
     pub shared: Arc<Shared>,
     pub next: FrameId,
     pub recent: Recent,
+    pub requests: Arc<Requests>,
 }
 
 /// A decoded frame as the encoder takes it.
@@ -92,12 +94,42 @@ impl Pipeline {
     /// Where a commit fails: frames that were not answered are answered with a refusal.
     pub fn run(mut self) -> Result<(), PipelineError> {
         loop {
+            self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
                 Next::Idle => {}
                 Next::End => return Ok(self.buffer.sync().map(|_| ())?),
             }
         }
+    }
+
+    /// Does what readers have asked for.
+    fn attend(&mut self) -> Result<(), PipelineError> {
+        while let Some(Request::Forget { frames, reply }) = self.requests.pop() {
+            let gone = self.forget(&frames);
+            // Whoever asked may have gone.
+            let _ = reply.send(gone.as_ref().cloned().map_err(ToString::to_string));
+            gone?;
+        }
+        Ok(())
+    }
+
+    /// Removes images from the replay buffer and from the probes; those that were there.
+    fn forget(&mut self, frames: &[FrameId]) -> Result<Vec<FrameId>, PipelineError> {
+        let mut gone = Vec::new();
+        for &frame in frames {
+            if self.buffer.forget(frame)? {
+                gone.push(frame);
+            }
+        }
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: Vec<FrameId> = frames.iter().copied().filter(|frame| probes.contains(*frame)).collect();
+        if !held.is_empty() {
+            probes.forget(&held)?;
+            probes.storage_mut().erase_free()?;
+            gone.extend(held);
+        }
+        Ok(gone)
     }
 
     fn take(&mut self, frames: Vec<Frame>) -> Result<(), PipelineError> {
@@ -118,7 +150,7 @@ impl Pipeline {
         for (taken, observation) in taken.into_iter().zip(&observations) {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
-        self.tell(&events);
+        announce(&events, &self.shared, &self.moments, &self.mailbox);
         Ok(())
     }
 
@@ -215,25 +247,26 @@ impl Pipeline {
             note_label_failure(self.labels.remove(&labelled).map(|_| ()));
         }
     }
+}
 
-    fn tell(&self, events: &[SegmentEvent]) {
-        for &event in events {
-            let (kind, message) = describe(event);
-            if let SegmentEvent::TaskOpened { first, .. } = event {
-                self.moments.keep(first);
+/// Tells what happened to the tasks: to those who read, and to the learner.
+pub fn announce(events: &[SegmentEvent], shared: &Shared, moments: &Moments, mailbox: &Mailbox<Command>) {
+    for &event in events {
+        let (kind, message) = describe(event);
+        if let SegmentEvent::TaskOpened { first, .. } = event {
+            moments.keep(first);
+        }
+        shared.events.tell(kind, message, json!(event));
+        match event {
+            SegmentEvent::TaskClosed { task, .. } => mailbox.send(Command::TaskClosed(task)),
+            SegmentEvent::TaskOpened { task, .. } => mailbox.send(Command::TaskOpened(task)),
+            SegmentEvent::TasksMerged { gone, .. } => mailbox.send(Command::TaskGone(gone)),
+            SegmentEvent::TaskReturned { task, provisional, .. }
+            | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
+                mailbox.send(Command::TaskGone(provisional));
+                mailbox.send(Command::TaskOpened(task));
             }
-            self.shared.events.tell(kind, message, json!(event));
-            match event {
-                SegmentEvent::TaskClosed { task, .. } => self.mailbox.send(Command::TaskClosed(task)),
-                SegmentEvent::TaskOpened { task, .. } => self.mailbox.send(Command::TaskOpened(task)),
-                SegmentEvent::TasksMerged { gone, .. } => self.mailbox.send(Command::TaskGone(gone)),
-                SegmentEvent::TaskReturned { task, provisional, .. }
-                | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
-                    self.mailbox.send(Command::TaskGone(provisional));
-                    self.mailbox.send(Command::TaskOpened(task));
-                }
-                _ => {}
-            }
+            _ => {}
         }
     }
 }

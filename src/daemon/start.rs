@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use redb::Database;
 use tokio::runtime::Handle;
 
@@ -17,6 +17,7 @@ use super::moments::Moments;
 use super::pipeline::{Pipeline, Recent};
 use super::probe_file::ProbeFile;
 use super::published::{Input, Publisher};
+use super::requests::Requests;
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
 use super::state_dir::StateDirError;
@@ -90,6 +91,8 @@ pub(super) struct Parts {
     resumed: Option<Resumed>,
     monitor: ForgettingMonitor,
     pub(super) shared: Arc<Shared>,
+    requests: Arc<Requests>,
+    settings: Arc<ArcSwap<Config>>,
 }
 
 impl Parts {
@@ -140,6 +143,8 @@ impl Parts {
             resumed,
             monitor,
             shared,
+            requests: Requests::new(),
+            settings: Arc::new(ArcSwap::from_pointee(config.clone())),
         })
     }
 
@@ -152,7 +157,7 @@ impl Parts {
         runtime: Handle,
     ) -> Live {
         Live {
-            config: self.config.clone(),
+            settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
             input: self.input.clone(),
             decoder: Decoder::new(&self.config.decode),
@@ -167,6 +172,8 @@ impl Parts {
             inlets: inlets.lanes.clone(),
             names: inlets.names.clone(),
             runtime,
+            requests: Arc::clone(&self.requests),
+            map: Mutex::default(),
         }
     }
 
@@ -175,7 +182,7 @@ impl Parts {
         let reader = self.buffer.reader();
         let next = self.next_frame();
         let publisher = Publisher::new(
-            Arc::clone(&self.shared.window),
+            Arc::clone(&self.shared),
             self.input.clone(),
             reader.clone(),
             self.resumed.as_ref().map_or(0, |resumed| resumed.version),
@@ -204,6 +211,7 @@ impl Parts {
             shared: Arc::clone(&self.shared),
             next,
             recent,
+            requests: self.requests,
         };
         let learner = Learner {
             settings: self.config,

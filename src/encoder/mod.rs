@@ -23,6 +23,7 @@ mod id;
 mod norm;
 mod preset;
 mod resnet;
+mod weights;
 
 use candle_core::{DType, Device};
 
@@ -35,6 +36,7 @@ pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
 pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
+pub use weights::Weights;
 
 use crate::config::Seed;
 

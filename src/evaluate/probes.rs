@@ -162,6 +162,18 @@ impl<S: ProbeStorage> ProbeSets<S> {
         self.empty(&vacant)
     }
 
+    /// Removes probes for good: their images are erased. Returns how many of the frames were probes.
+    ///
+    /// # Errors
+    /// [`EvaluateError::Storage`]; the frames are then no probes any more, but may still be on the disk.
+    pub fn forget(&mut self, frames: &[FrameId]) -> Result<usize, EvaluateError> {
+        let vacant: Vec<usize> = frames.iter().filter_map(|frame| self.slots.remove(frame)).collect();
+        self.tasks.values_mut().for_each(|set| set.retain(|rank| !frames.contains(&rank.1)));
+        self.tasks.retain(|_, set| !set.is_empty());
+        self.empty(&vacant)?;
+        Ok(vacant.len())
+    }
+
     /// The probe that must go first for the limits to hold; none where they do.
     fn surplus(&self) -> Option<(TaskId, Rank)> {
         let over = self.tasks.iter().find(|(_, set)| set.len() > self.per_task).map(|(task, _)| *task);

@@ -115,6 +115,7 @@ metrics! {
     LearnLoss "learn_loss" Gauge [Objective] "Loss of the last gradient step.";
     LearnRollbacks "learn_rollbacks_total" Counter [] "Times that training went back to a checkpoint.";
     LearnFrozen "learn_frozen" Gauge [] "Whether training was given up: 1, else 0.";
+    LearnPaused "learn_paused" Gauge [] "Whether training rests because somebody asked for it: 1, else 0.";
     LearnNonfinite "learn_nonfinite_total" Counter [] "Gradient steps dropped, since their loss or gradient was not finite.";
 
     ReplaySlots "replay_slots" Gauge [] "Images that the replay buffer can keep.";
