@@ -18,6 +18,8 @@ mod plan;
 mod probe;
 mod problem;
 mod random;
+mod reload;
+mod schema;
 mod settings;
 
 pub use check::{HTTP_SOURCE, check};
@@ -26,6 +28,8 @@ pub use plan::{Budget, BudgetLine, Bytes, EncoderShape, Plan, replay_file_bytes}
 pub use probe::probe;
 pub use problem::{Problem, Severity};
 pub use random::{Random, Seed};
+pub use reload::{Reload, flat, reload};
+pub use schema::schema;
 pub use settings::*;
 
 #[cfg(test)]

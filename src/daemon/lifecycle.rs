@@ -102,9 +102,14 @@ impl Daemon {
     }
 
     /// Takes over what can be changed while it runs: see [`crate::config::reload`].
-    pub fn configure(&self, config: Config) {
-        self.live.settings.store(Arc::new(config.clone()));
-        self.mailbox.send(Command::Configure(Box::new(config)));
+    pub fn reconfigurer(&self) -> impl Fn(Config) + Send + Sync + 'static {
+        let (live, mailbox) = (Arc::clone(&self.live), Arc::clone(&self.mailbox));
+        move |config| {
+            live.settings.store(Arc::new(config.clone()));
+            mailbox.send(Command::Configure(Box::new(config)));
+            let message = "the configuration was read again".into();
+            live.shared.events.tell("configuration-reloaded", message, serde_json::json!({}));
+        }
     }
 
     /// Since when nothing was seen of the training thread, for a watchdog. It is not seen while it waits for a device that hangs.

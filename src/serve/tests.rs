@@ -16,6 +16,8 @@ use crate::config::{DecodeSettings, ServeSettings};
 use crate::daemon::answers::Answers;
 use crate::daemon::answers::fake::Fake;
 
+mod access;
+mod changes;
 mod connections;
 mod doors;
 mod resources;

@@ -143,6 +143,9 @@ metrics! {
     CheckpointDuration "checkpoint_duration_seconds" Histogram [] "Time to write one checkpoint.";
     CheckpointErrors "checkpoint_errors_total" Counter [] "Checkpoints that could not be written.";
 
+    ConfigReloadSuccess "config_reload_success" Gauge [] "Whether the last reload of the configuration was taken: 1, else 0.";
+    ConfigReloadTimestamp "config_reload_timestamp_seconds" Gauge [] "When the configuration was last reloaded, in seconds since 1970.";
+
     ResidentMemory "resident_memory_bytes" Gauge [] "Resident memory of the daemon.";
 }
 
