@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::client::{Address, Client, ask};
 use super::configuration::{ConfigurationArguments, plan};
+use super::table;
 use super::table::duration;
-use super::{Exit, table};
 use crate::config::{Bytes, Plan, probe};
 use crate::daemon::answers::{Status, Timestamp};
 use crate::device;

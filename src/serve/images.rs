@@ -16,6 +16,14 @@ use crate::daemon::answers::{AnswerError, Forgotten, StoredImage};
 /// Images of one removal: each is a few writes that reach the disk before the next.
 const MAX_FORGOTTEN: u64 = 100;
 
+/// A transparent pixel as a PNG file.
+const BLANK: [u8; 68] = [
+    0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a, 0x00, 0x00, 0x00, 0x0d, 0x49, 0x48, 0x44, 0x52, 0x00, 0x00, 0x00,
+    0x01, 0x00, 0x00, 0x00, 0x01, 0x08, 0x06, 0x00, 0x00, 0x00, 0x1f, 0x15, 0xc4, 0x89, 0x00, 0x00, 0x00, 0x0b, 0x49,
+    0x44, 0x41, 0x54, 0x78, 0x9c, 0x63, 0x60, 0x00, 0x02, 0x00, 0x00, 0x05, 0x00, 0x01, 0x7a, 0x5e, 0xab, 0x3f, 0x00,
+    0x00, 0x00, 0x00, 0x49, 0x45, 0x4e, 0x44, 0xae, 0x42, 0x60, 0x82,
+];
+
 /// A page of stored images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ImageList {
@@ -66,13 +74,24 @@ pub(super) async fn show(api: Api, id: Segment, _: NoFields) -> Result<Json<Stor
 
 /// The stored pixels of one image
 #[utoipa::path(get, path = "/v1/images/{id}/thumbnail", tag = "memory",
-    params(("id" = u64, Path, description = "The image's id")),
+    params(("id" = u64, Path, description = "The image's id"),
+        ("absent" = Option<String>, Query, description = "`blank`: an empty picture in place of a problem where the image has left the buffer")),
     responses((status = 200, description = "A PNG file", content_type = "image/png", body = Vec<u8>),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
-pub(super) async fn thumbnail(api: Api, id: Segment, _: NoFields) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn thumbnail(api: Api, id: Segment, mut fields: Fields) -> Result<impl IntoResponse, Problem> {
     let id = id.id()?;
+    let blank = match fields.text("absent")?.as_deref() {
+        None => false,
+        Some("blank") => true,
+        Some(_) => return Err(Problem::invalid("absent", "`absent` must be `blank`, or left out")),
+    };
+    fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    let png = api.storage.run(None, move || answers.thumbnail(id)).await?;
+    let png = match api.storage.run(None, move || answers.thumbnail(id)).await {
+        // A page shows lists that are a moment old.
+        Err(problem) if blank && problem.status == 404 => BLANK.to_vec(),
+        png => png?,
+    };
     // An id is never reused, but its image may leave the buffer: kept for a while, not for ever.
     Ok(([(CONTENT_TYPE, "image/png"), (CACHE_CONTROL, "private, max-age=60")], png))
 }

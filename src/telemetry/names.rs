@@ -146,6 +146,10 @@ metrics! {
     ConfigReloadSuccess "config_reload_success" Gauge [] "Whether the last reload of the configuration was taken: 1, else 0.";
     ConfigReloadTimestamp "config_reload_timestamp_seconds" Gauge [] "When the configuration was last reloaded, in seconds since 1970.";
 
+    DatabaseWritable "state_database_writable" Gauge [] "Whether the state folder's database takes writes: 1, else 0.";
+    DatabaseFailures "state_database_failures_total" Counter [] "Times that the database was closed, since the disk refused.";
+    DatabaseRecoveries "state_database_recoveries_total" Counter [] "Times that it was opened again and written to.";
+
     ResidentMemory "resident_memory_bytes" Gauge [] "Resident memory of the daemon.";
 }
 

@@ -6,10 +6,15 @@ mod parity;
 mod pictures;
 mod process;
 
+mod access;
 mod answers;
+mod command_line;
 mod demo;
+mod deploy;
 mod drift;
+mod full_disk;
 mod ingest;
 mod refusals;
 mod restart;
+mod service;
 mod startup;

@@ -14,6 +14,9 @@ use crate::knn::{self, Entry, KnnError};
 use crate::stream::{Draft, FrameId, Origin, SourceId, Verdict, codes};
 use crate::telemetry::{Metric, observe};
 
+/// Rows looked for beyond those asked for, as some may have left the buffer since the bank was made.
+const GONE: usize = 32;
+
 /// Where an image is posted to that names no source.
 const HTTP: &str = "http";
 
@@ -30,7 +33,8 @@ impl Live {
         let admits = self.admission(itself(subject), filter)?;
         let end = page.offset + page.k.unwrap_or(self.config().knn.k);
         // One more, to know whether there is a next page.
-        let mut nearest = published.bank.nearest(&query, end + 1, admits).map_err(internal)?;
+        let mut nearest = published.bank.nearest(&query, end + 1 + GONE, admits).map_err(internal)?;
+        self.drop_gone(&mut nearest);
         let next = (nearest.len() > end).then_some(end as u64);
         nearest.truncate(end);
         observe(Metric::QueryDuration, &[], started.elapsed());
@@ -57,14 +61,20 @@ impl Live {
         }
         let admits = self.admission(None, filter)?;
         // One more for a stored subject, which finds itself.
-        let found = published.bank.search(&queries, k + 1, admits).map_err(internal)?;
-        let of = |(subject, nearest): (&Subject, Vec<knn::Neighbour>)| {
+        let found = published.bank.search(&queries, k + 1 + GONE, admits).map_err(internal)?;
+        let of = |(subject, mut nearest): (&Subject, Vec<knn::Neighbour>)| {
+            self.drop_gone(&mut nearest);
             let others = nearest.iter().filter(|neighbour| Some(neighbour.frame) != itself(subject));
             others.take(k).map(|neighbour| self.neighbour(neighbour)).collect()
         };
         let results = subjects.iter().zip(found).map(of).collect();
         observe(Metric::QueryDuration, &[], started.elapsed());
         Ok(NeighbourBatch { encoder: published.encoder.to_string(), encoder_version: published.version, results })
+    }
+
+    /// The bank follows the buffer a moment later: what has left it meanwhile is no answer any more.
+    fn drop_gone(&self, nearest: &mut Vec<knn::Neighbour>) {
+        nearest.retain(|neighbour| self.buffer.slot(neighbour.frame).is_some());
     }
 
     fn neighbour(&self, nearest: &knn::Neighbour) -> Neighbour {

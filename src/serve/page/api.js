@@ -62,7 +62,7 @@ const pictures = new Map();
 
 /** Shows a stored image's picture in an <img>; without a token the browser fetches it by itself. */
 export async function picture(img, id) {
-  const path = `/v1/images/${id}/thumbnail`;
+  const path = `/v1/images/${id}/thumbnail?absent=blank`;
   if (!token) { img.src = path; return; }
   if (!pictures.has(id)) {
     if (pictures.size > 400) {

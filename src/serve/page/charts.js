@@ -51,7 +51,7 @@ export function duration(seconds) {
   return Math.floor(whole / 86400) + " d " + Math.floor((whole % 86400) / 3600) + " h";
 }
 
-export const clock = (time) => new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const clock = (time) => new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
 /** Round numbers from low to high, about `count` of them. */
 function ticks(low, high, count) {

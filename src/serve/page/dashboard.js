@@ -136,11 +136,13 @@ async function refreshTasks() {
 }
 
 async function refreshNewest() {
-  const page = await get("/v1/images?order=newest&limit=32");
+  const page = await get("/v1/images?order=newest&limit=36");
   const signature = page.images.map(({ id, task }) => id + ":" + task).join();
   if (signature === newest) return;
   newest = signature;
-  at("newest").replaceChildren(...page.images.map((image) => thumb(image)));
+  // Two whole rows, however wide they are.
+  const columns = Math.max(3, Math.floor((at("newest").clientWidth + 7) / 74));
+  at("newest").replaceChildren(...page.images.slice(0, 2 * columns).map((image) => thumb(image)));
   if (!page.images.length) at("newest").replaceChildren(element("p", { class: "empty" }, "No image is stored yet."));
 }
 
@@ -201,7 +203,7 @@ at("mark").addEventListener("click", async () => {
 });
 
 let resized = null;
-window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { showCharts(); timeline(at("timeline"), tasks); draw(); }, 120); });
+window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { showCharts(); timeline(at("timeline"), tasks); draw(); newest = ""; }, 120); });
 
 const soon = new Map();
 function later(name, refresh) {

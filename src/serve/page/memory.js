@@ -58,12 +58,12 @@ export async function refreshForgetting(tasks) {
       : "Measured from the end of the first task on, without labels.";
     box.replaceChildren(heatMap(history ?? [], name));
   }
-  const words = ((report && report.tasks) || []).map((task) => element("li", {}, element("b", {}, name(task.task) + ": "), task.summary));
+  const words = ((report && report.tasks) || []).map((task) => element("li", {}, element("b", {}, name(task.task) + ": "), task.summary.replace(/^not defined: /, "")));
   document.getElementById("forgetting-words").replaceChildren(...words);
 }
 
 function heatMap(history, name) {
-  const measured = history.filter((task) => task.measurements.length);
+  const measured = history.filter((task) => task.measurements.some((one) => one.retained !== null));
   if (!measured.length) {
     return element("p", { class: "empty" }, "Empty until a task has ended and a version of the encoder was measured after it.");
   }
