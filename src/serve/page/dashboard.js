@@ -27,7 +27,7 @@ function showStatus() {
     tile("Frames in", number(stream.accepted_per_second), "a second", `${number(stream.accepted)} so far`),
     tile("Dropped", number(dropped), "", dropped ? "the queue was full" : "none", dropped > 0),
     tile("Task now", current || "–", "", segment.warning ? "a change is suspected" : segment.phase),
-    tile("Training", learn.paused_since || learn.frozen ? "rests" : number(learn.images_per_second, 0), learn.paused_since || learn.frozen ? "" : "images a second", `${number(learn.steps)} steps${learn.idle ? ", rehearsing" : ""}`, !!learn.frozen),
+    tile("Training", learn.paused_since || learn.frozen ? "rests" : number(learn.images_per_second, 0), learn.paused_since || learn.frozen ? "" : "a second", `images; ${number(learn.steps)} steps${learn.idle ? ", rehearsing" : ""}`, !!learn.frozen),
     tile("Loss", number(learn.loss, 3), "", `${learn.objective}, ${learn.strategy}`),
     tile("Remembered", number(buffer.used), `of ${number(buffer.slots)}`, "images"),
     tile("Encoder", encoder ? "v" + encoder.version : "–", "", encoder ? `published ${duration((Date.now() - new Date(encoder.published_at)) / 1000)} ago` : "not published yet"),
