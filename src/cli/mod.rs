@@ -24,6 +24,7 @@ mod configuration;
 mod demo;
 mod devices;
 mod exit;
+mod export;
 mod feed;
 mod forgetting;
 mod label;
@@ -31,6 +32,7 @@ mod man;
 mod png;
 mod query;
 mod run;
+mod selftest;
 mod service;
 mod simulate;
 mod sources;
@@ -91,6 +93,10 @@ enum Verb {
     Feed(feed::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),
+    /// Write what was learnt in a form that other programs read
+    Export(export::Arguments),
+    /// Hold this machine's kernels against their definitions
+    Selftest(selftest::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
@@ -119,6 +125,8 @@ impl CommandLine {
             Verb::Classify(arguments) => classify::run(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
+            Verb::Export(arguments) => export::run(arguments, out),
+            Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),

@@ -44,6 +44,7 @@ mod tests {
         let source = "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\n";
         let mut config: Config = toml::from_str(source).unwrap();
         config.serve.socket = Some("s".into());
+        config.encoder.weights = Some("w".into());
         let everything = toml::Table::try_from(&config).unwrap();
         let keys = everything.values().flat_map(|section| match section {
             toml::Value::Array(tables) => tables[0].as_table().unwrap().keys(),

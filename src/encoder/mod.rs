@@ -25,6 +25,7 @@ mod norm;
 mod pool;
 mod preset;
 mod resnet;
+mod weights;
 
 use candle_core::{DType, Device};
 
@@ -38,6 +39,7 @@ pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
 pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
+pub use weights::{GivenWeights, to_safetensors};
 
 use crate::config::Seed;
 

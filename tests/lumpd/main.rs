@@ -2,6 +2,7 @@
 
 mod architecture;
 mod parity;
+mod torchvision;
 
 mod pictures;
 mod process;
@@ -13,3 +14,4 @@ mod ingest;
 mod refusals;
 mod restart;
 mod startup;
+mod weights;
