@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod bench;
 mod classify;
 mod client;
 mod completions;
@@ -101,6 +102,8 @@ enum Verb {
     Devices(devices::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
+    /// Measure what this build reaches on this machine
+    Bench(bench::Arguments),
     /// Print the completion script of a shell
     Completions(completions::Arguments),
     /// Print the manual page, or write one for every command
@@ -129,6 +132,7 @@ impl CommandLine {
             Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
+            Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),
         }
