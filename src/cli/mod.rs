@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod bench;
 mod classify;
 mod client;
 mod completions;
@@ -27,6 +28,7 @@ mod devices;
 mod doctor;
 mod events;
 mod exit;
+mod export;
 mod feed;
 mod forget;
 mod forgetting;
@@ -37,6 +39,7 @@ mod plot;
 mod png;
 mod query;
 mod run;
+mod selftest;
 mod service;
 mod simulate;
 mod sources;
@@ -116,10 +119,16 @@ enum Verb {
     Config(config::Arguments),
     /// Look for what may keep the daemon from running well, and say what to do
     Doctor(doctor::Arguments),
+    /// Write what was learnt in a form that other programs read
+    Export(export::Arguments),
+    /// Hold this machine's kernels against their definitions
+    Selftest(selftest::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
+    /// Measure what this build reaches on this machine
+    Bench(bench::Arguments),
     /// Print the completion script of a shell
     Completions(completions::Arguments),
     /// Print the manual page, or write one for every command
@@ -152,8 +161,11 @@ impl CommandLine {
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Config(arguments) => config::run(arguments, out),
             Verb::Doctor(arguments) => doctor::run(arguments, out),
+            Verb::Export(arguments) => export::run(arguments, out),
+            Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
+            Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),
         }

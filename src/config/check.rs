@@ -19,8 +19,9 @@ use std::fmt::Display;
 use super::plan::{Budget, EncoderShape, Plan};
 use super::problem::Problem;
 use super::settings::{
-    CheckpointSettings, Config, DaemonSettings, DecodeSettings, EvaluateSettings, KnnSettings, LearnSettings,
-    PublishSettings, ReplaySettings, SegmentSettings, ServeSettings, SourceKind, SourceSettings,
+    CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings, EvaluateSettings,
+    KnnSettings, LearnSettings, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings, SourceKind,
+    SourceSettings,
 };
 
 /// Checks every setting; `encoder` is the shape of the preset that `config.encoder` names.
@@ -34,6 +35,7 @@ pub fn check(config: Config, encoder: EncoderShape) -> Result<Plan, Vec<Problem>
     found.decode(&config.decode);
     found.segment(&config.segment);
     found.replay(&config.replay);
+    found.encoder(&config.encoder, &config.learn);
     found.learn(&config.learn, &config.replay);
     found.publish(&config.publish);
     found.knn(&config.knn, &config.replay);
@@ -179,6 +181,29 @@ impl Findings {
     fn replay(&mut self, replay: &ReplaySettings) {
         self.range("replay.slots", replay.slots, 1, 1 << 28);
         self.range("replay.commit_frames", replay.commit_frames, 1, 4096);
+    }
+
+    fn encoder(&mut self, encoder: &EncoderSettings, learn: &LearnSettings) {
+        let freeze = &encoder.freeze;
+        let shown = || format!("{:?}", freeze.iter().map(|layer| layer.name()).collect::<Vec<_>>());
+        if let Some(twice) = freeze.iter().enumerate().find(|(at, layer)| freeze[..*at].contains(layer)) {
+            let message = format!("names {} twice: name each layer once", twice.1.name());
+            self.problems.push(Problem::error("layer-twice", "encoder.freeze", shown(), message));
+        }
+        if EncoderLayer::ALL.iter().all(|layer| freeze.contains(layer)) {
+            let message = "freezes the whole encoder, which would learn nothing: leave out at least layer4";
+            self.problems.push(Problem::error("all-frozen", "encoder.freeze", shown(), message));
+        }
+        if !freeze.is_empty() && encoder.weights.is_none() {
+            let message = "without encoder.weights, a new encoder's frozen layers stay random".to_string();
+            self.warn("random-frozen", "encoder.freeze", shown(), message);
+        }
+        let factor = learn.given_rate_factor;
+        self.range("learn.given_rate_factor", factor, 0.0, 100.0);
+        if factor != 1.0 && encoder.weights.is_none() {
+            let message = "has no effect on an encoder that did not start from encoder.weights".to_string();
+            self.warn("nothing-given", "learn.given_rate_factor", factor, message);
+        }
     }
 
     fn learn(&mut self, learn: &LearnSettings, replay: &ReplaySettings) {
@@ -350,6 +375,24 @@ mod tests {
     fn a_length_of_time_that_would_overflow_is_refused() {
         assert_problem("[publish]\ninterval_seconds = 1e300", "publish.interval_seconds", "out-of-range");
         assert_problem("[daemon]\ndrain_seconds = -1.0", "daemon.drain_seconds", "out-of-range");
+    }
+
+    #[test]
+    fn layers_are_frozen_by_name_once_and_never_all_of_them() {
+        assert_problem("[encoder]\nfreeze = [\"stem\", \"stem\"]", "encoder.freeze", "layer-twice");
+        let all = "[encoder]\nfreeze = [\"stem\", \"layer1\", \"layer2\", \"layer3\", \"layer4\"]";
+        assert_problem(all, "encoder.freeze", "all-frozen");
+        assert_problem("[encoder]\nfreeze = [\"stem\"]", "encoder.freeze", "random-frozen");
+        let unknown = toml::from_str::<Config>("[encoder]\nfreeze = [\"layer5\"]").unwrap_err().to_string();
+        assert!(unknown.contains("layer5") && unknown.contains("`layer4`"), "{unknown}");
+    }
+
+    #[test]
+    fn a_factor_for_given_weights_needs_given_weights() {
+        assert_problem("[learn]\ngiven_rate_factor = 0.1", "learn.given_rate_factor", "nothing-given");
+        assert_problem("[learn]\ngiven_rate_factor = nan", "learn.given_rate_factor", "out-of-range");
+        let given = format!("{HERE}[encoder]\nweights = \"w\"\nfreeze = [\"stem\"]\n[learn]\ngiven_rate_factor = 0.1");
+        assert_eq!(problems(&given), []);
     }
 
     #[test]

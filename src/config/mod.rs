@@ -50,6 +50,7 @@ mod tests {
         let file = || Some("s".into());
         (config.serve.socket, config.serve.read_token_file) = (file(), file());
         (config.serve.ingest_token_file, config.serve.admin_token_file) = (file(), file());
+        config.encoder.weights = file();
         let everything = toml::Table::try_from(&config).unwrap();
         let keys = everything.values().flat_map(|section| match section {
             toml::Value::Array(tables) => tables[0].as_table().unwrap().keys(),

@@ -30,6 +30,9 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 /// Roll-backs within an hour after which training is given up.
 const MOST_ROLLBACKS: usize = 3;
 
+/// Stored images whose embeddings must be finite before a version is published or a checkpoint written.
+const SOUND_IMAGES: usize = 8;
+
 /// A publication may take at most one part in this many of the learner's time: slow devices publish less often.
 const PUBLISH_SHARE: u32 = 4;
 
@@ -119,6 +122,10 @@ impl Learner {
         self.publish("start")?;
         self.measure();
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
+        if self.checkpoints.last_step().is_none() {
+            // From now on there is always one to go back to.
+            self.checkpoint()?;
+        }
         ready();
         loop {
             let Wake { commands, images, .. } =
@@ -134,13 +141,15 @@ impl Learner {
                         // Whoever asked may have gone.
                         let _ = reply.send(Ok(()));
                     }
-                    Command::Checkpoint(reply) => _ = reply.send(self.checkpoint()),
+                    Command::Checkpoint(reply) => {
+                        let written = self.checkpoint()?;
+                        let refused = || "no checkpoint was written: the events say why".to_owned();
+                        let _ = reply.send(if written { Ok(()) } else { Err(refused()) });
+                    }
                     Command::Thaw => self.thaw()?,
                     Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
-                        // That it failed is logged; nobody is left to be told.
-                        let _ = self.checkpoint();
-                        return Ok(());
+                        return self.checkpoint().map(drop);
                     }
                 }
             }
@@ -237,41 +246,72 @@ impl Learner {
                 }
                 Ok(())
             }
-            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error),
+            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error.to_string()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Back to the last good checkpoint, from which different batches follow; too often, and training is given up.
-    fn roll_back(&mut self, error: &LearnError) -> Result<(), LearnerError> {
-        let now = Instant::now();
+    /// Back to the last good checkpoint, from which different batches follow; too often, or without one, and training is given
+    /// up.
+    fn roll_back(&mut self, reason: &str) -> Result<(), LearnerError> {
+        let (now, step) = (Instant::now(), self.trainer.steps());
         self.clock.rollbacks.retain(|at| now.duration_since(*at) < Duration::from_secs(3600));
         self.clock.rollbacks.push(now);
-        let step = self.trainer.steps();
-        if self.clock.rollbacks.len() > MOST_ROLLBACKS {
-            let message = format!("training is frozen: {error}, {MOST_ROLLBACKS} times within an hour; queries go on");
+        let taken = self.checkpoints.roll_back(&mut self.trainer);
+        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
+        self.trainer.advance_to(step + 1);
+        self.shared.learning().nonfinite_steps = self.trainer.non_finite_steps();
+        let given_up = match taken {
+            Ok(true) if self.clock.rollbacks.len() <= MOST_ROLLBACKS => None,
+            Ok(true) => Some(format!("{reason}, more than {MOST_ROLLBACKS} times within an hour")),
+            Ok(false) => Some(format!("{reason}, and there is no checkpoint to go back to")),
+            Err(error) => Some(format!("{reason}, and the last checkpoint cannot be taken up: {error}")),
+        };
+        if let Some(reason) = given_up {
+            let message = format!("training is frozen: {reason}; queries go on");
             self.shared.learning().frozen = Some(message.clone());
             self.shared.events.tell("training-frozen", message, json!({ "step": step }));
             return Ok(());
         }
-        self.restore(step)?;
         self.shared.learning().rollbacks += 1;
         let to = self.checkpoints.last_step();
-        let message = format!("{error}: weights are back at those of step {}", to.unwrap_or(0));
+        let message = format!("{reason}: weights are back at those of step {}", to.unwrap_or(0));
         self.shared.events.tell("training-rolled-back", message, json!({ "step": step, "to_step": to }));
         Ok(())
     }
 
+    /// Goes on after training was given up: from the last good checkpoint where there is one.
     fn thaw(&mut self) -> Result<(), LearnerError> {
         self.clock.rollbacks.clear();
-        self.restore(self.trainer.steps())
-    }
-
-    fn restore(&mut self, step: u64) -> Result<(), LearnerError> {
+        let step = self.trainer.steps();
         self.checkpoints.roll_back(&mut self.trainer)?;
-        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
         self.trainer.advance_to(step + 1);
         Ok(())
+    }
+
+    /// Whether the network is of use: every number finite, and so the embeddings of stored images. Where it is not, the last
+    /// good weights are taken up first: what is broken is neither published nor kept.
+    fn sound(&mut self) -> Result<bool, LearnerError> {
+        if self.is_finite()? {
+            return Ok(true);
+        }
+        if self.shared.learning().frozen.is_some() {
+            return Ok(false);
+        }
+        self.roll_back("the weights or the embeddings are not finite")?;
+        self.is_finite()
+    }
+
+    fn is_finite(&self) -> Result<bool, LearnerError> {
+        if !self.trainer.is_finite()? {
+            return Ok(false);
+        }
+        // Weights may be finite and yet too large to compute with.
+        let mut random = self.seed.random("sound", self.trainer.steps());
+        let images = self.buffer.sample(SOUND_IMAGES, &mut random).pixels;
+        let embedder = self.trainer.backbone().freeze().map_err(LearnError::from)?;
+        let embeddings = self.monitor.input.embed(&*embedder, &images)?;
+        Ok(embeddings.iter().all(|value| value.is_finite()))
     }
 
     /// A boundary: a version of the encoder as it is at the task's end, which is what its forgetting is measured against.
@@ -284,9 +324,7 @@ impl Learner {
             self.monitor.task_ended(task);
         }
         self.measure();
-        // That it failed is told already.
-        let _ = self.checkpoint();
-        Ok(())
+        self.checkpoint().map(drop)
     }
 
     /// What is due by the clock: a version, a checkpoint, images that the bank lacks.
@@ -299,18 +337,22 @@ impl Learner {
             self.publisher.refresh()?;
         }
         if now >= self.clock.next_checkpoint {
-            let _ = self.checkpoint();
+            self.checkpoint()?;
         }
         Ok(())
     }
 
-    fn publish(&mut self, why: &str) -> Result<Arc<Published>, LearnerError> {
+    fn publish(&mut self, why: &str) -> Result<(), LearnerError> {
         let started = Instant::now();
+        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
+        if !self.sound()? {
+            self.clock.next_publish = started + interval;
+            return Ok(());
+        }
         let step = self.trainer.steps();
         let published = self.publisher.publish(self.trainer.backbone(), step)?;
         let took = started.elapsed();
         observe(Metric::PublishDuration, &[], took);
-        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
         self.clock.next_publish = Instant::now() + interval.max(took * PUBLISH_SHARE);
         self.clock.published_step = step;
         let Published { version, encoder, .. } = &*published;
@@ -322,7 +364,7 @@ impl Learner {
         let data =
             json!({ "version": version, "encoder": encoder.to_string(), "step": step, "images": published.bank.len() });
         self.shared.events.tell("version-published", message, data);
-        Ok(published)
+        Ok(())
     }
 
     /// Forgetting of every past task at the published version.
@@ -337,9 +379,12 @@ impl Learner {
         }
     }
 
-    /// A checkpoint that cannot be written costs progress at the next restart, and is told; it stops nothing.
-    fn checkpoint(&mut self) -> Result<(), String> {
+    /// Whether one was written. A checkpoint that cannot be costs progress at the next restart, and is told; it stops nothing.
+    fn checkpoint(&mut self) -> Result<bool, LearnerError> {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
+        if !self.sound()? {
+            return Ok(false);
+        }
         let started = Instant::now();
         let segment = {
             let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
@@ -357,14 +402,14 @@ impl Learner {
                 self.shared.learning().checkpoint = Some(written);
                 let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
-                self.shared.events.tell("checkpoint-failed", message.clone(), json!({ "code": error.code() }));
-                Err(message)
+                self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
+                Ok(false)
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::config::durable::Database;
 use crate::config::{Config, Seed};
 use crate::decode::Decoder;
 use crate::device::{self, DeviceError};
-use crate::encoder::{EncoderError, Preset};
+use crate::encoder::{EncoderError, GivenWeights, Preset};
 use crate::evaluate::{EvaluateError, ForgettingMonitor, ProbeSets};
 use crate::knn::{KnnError, Labels};
 use crate::learn::{LearnError, Trainer, ViewMaker};
@@ -113,6 +113,8 @@ impl Parts {
         tracing::info!(device = status.taken, reason = status.reason, "training runs on");
         let preset = Preset::load(&config.encoder.preset)?;
         let mut trainer = Trainer::new(preset.clone(), &config.learn, &chosen.device, seed)?;
+        trainer.freeze(&config.encoder.freeze)?;
+        give(&mut trainer, config)?;
         let database = open_database(&dir.join("state.redb"))?;
         let buffer_path = dir.join("replay.buf");
         let (buffer, recovery) = ReplayBuffer::open_or_create(&buffer_path, &config.replay, preset.side, seed)?;
@@ -245,6 +247,18 @@ impl Parts {
         let newest = seen.chain(held).map(|frame| frame.0 + 1).max().unwrap_or(1);
         FrameId(newest.max(self.buffer.next_id().0))
     }
+}
+
+/// The weights of the settings; a checkpoint that is taken up later goes before them.
+fn give(trainer: &mut Trainer, config: &Config) -> Result<(), StartError> {
+    let Some(path) = &config.encoder.weights else { return Ok(()) };
+    let weights = GivenWeights::read(path, trainer.preset())?;
+    for note in &weights.notes {
+        tracing::info!(path = %path.display(), "encoder.weights: {note}");
+    }
+    let id = trainer.give(&weights)?;
+    tracing::info!(path = %path.display(), %id, "encoder.weights were read");
+    Ok(())
 }
 
 fn open_database(path: &Path) -> Result<Arc<Database>, StartError> {

@@ -16,6 +16,7 @@ pub mod checkpoint;
 mod error;
 mod guard;
 mod objectives;
+mod selftest;
 mod sgd;
 mod state;
 mod strategies;
@@ -24,8 +25,9 @@ mod views;
 
 pub use error::LearnError;
 pub use objectives::{Barlow, Objective, SimClr, SimSiam, objective};
+pub use selftest::check_steps;
 pub use sgd::{Sgd, is_finite};
-pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE};
+pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE, SavedEncoder, saved_encoder};
 pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
 pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
 pub use views::{ViewMaker, Views};

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sgd::overwrite;
 use super::{LearnError, Trainer};
-use crate::config::{ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{Parameter, Preset};
+use crate::config::{EncoderLayer, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{Backbone, EncoderId, Frozen, Parameter, PlainResNet18, Preset};
 
 /// The weights.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -40,6 +40,11 @@ struct State {
     objective: ObjectiveKind,
     strategy: StrategyKind,
     preset: Preset,
+    /// Of the weights that it started from.
+    #[serde(default)]
+    given: Option<EncoderId>,
+    #[serde(default)]
+    frozen: Vec<EncoderLayer>,
 }
 
 /// Values by name, f32.
@@ -65,6 +70,8 @@ impl Trainer {
             objective: self.objective(),
             strategy: self.strategy(),
             preset: self.preset.clone(),
+            given: self.given,
+            frozen: self.frozen.layers(),
         };
         let mut files = vec![
             (MODEL_FILE.to_owned(), serialise(MODEL_FILE, &model)?),
@@ -81,7 +88,8 @@ impl Trainer {
     }
 
     /// Takes up a state made by [`Trainer::save`]: from here the learner goes on as the saved one would have, its seed
-    /// included. A strategy other than the saved one starts without memories. Files of other names are not looked at.
+    /// included. A strategy other than the saved one starts without memories; other layers than those frozen then are frozen
+    /// from now on, and the log says so. Files of other names are not looked at.
     ///
     /// # Errors
     /// Names the file and tensor that is missing, of another shape or not finite, or the setting that differs. Until
@@ -119,7 +127,16 @@ impl Trainer {
             overwrite(var, &tensor(head[index].clone(), var.dims(), dtype, &device)?)?;
             overwrite(&self.head_momentum[index], &tensor(head_momentum[index].clone(), var.dims(), dtype, &device)?)?;
         }
-        (self.step, self.seed) = (state.step, Seed(state.seed));
+        self.still_frozen()?;
+        let frozen = Frozen::new(&state.frozen);
+        if frozen != self.frozen {
+            let now = self.frozen;
+            tracing::warn!(
+                "encoder.freeze was {frozen} when the checkpoint of step {} was written; from here on it is {now}",
+                state.step
+            );
+        }
+        (self.step, self.seed, self.given) = (state.step, Seed(state.seed), state.given);
         self.guard.reset();
         Ok(())
     }
@@ -136,13 +153,14 @@ impl Trainer {
     }
 
     fn check(&self, state: &State) -> Result<(), LearnError> {
-        if state.format != FORMAT {
-            let message = format!("its format is {}, this program knows {FORMAT}", state.format);
-            return Err(bad(STATE_FILE, message));
-        }
+        check_format(state)?;
         let differs = |setting, saved: String, wanted: String| Err(LearnError::Mismatch { setting, saved, wanted });
         if state.objective != self.objective() {
             return differs("learn.objective", quoted(&state.objective), quoted(&self.objective()));
+        }
+        if let Some(wanted) = self.given.filter(|given| Some(*given) != state.given) {
+            let saved = state.given.map_or_else(|| "none".into(), |id| format!("those of id {id}"));
+            return differs("encoder.weights", saved, format!("those of id {wanted}"));
         }
         // A card may be renamed or described anew; what it says of the network may not change.
         let network = |preset: &Preset| Preset { name: String::new(), description: String::new(), ..preset.clone() };
@@ -151,6 +169,38 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// The encoder of a saved state.
+pub struct SavedEncoder {
+    pub preset: Preset,
+    /// Steps it had seen.
+    pub step: u64,
+    /// On the CPU.
+    pub backbone: PlainResNet18,
+}
+
+/// Takes the encoder alone out of the files of [`Trainer::save`], checked as whole as by [`Trainer::restore`].
+///
+/// # Errors
+/// Names the file and tensor that is missing, of another shape or not finite.
+pub fn saved_encoder(files: &[(String, Vec<u8>)]) -> Result<SavedEncoder, LearnError> {
+    let state: State = serde_json::from_slice(find(files, STATE_FILE)?).map_err(|error| bad(STATE_FILE, error))?;
+    check_format(&state)?;
+    let mut backbone = PlainResNet18::new(&state.preset, &Device::Cpu, DType::F32, Seed(state.seed))?;
+    let mut model = parse(MODEL_FILE, find(files, MODEL_FILE)?)?;
+    let parameters = join(MODEL_FILE, &mut model, backbone.layout())?;
+    let statistics = join(MODEL_FILE, &mut model, backbone.statistics_layout())?;
+    let flat = |values: Vec<f32>| Tensor::new(values, &Device::Cpu);
+    backbone.load(&flat(parameters)?, &flat(statistics)?)?;
+    Ok(SavedEncoder { preset: state.preset, step: state.step, backbone })
+}
+
+fn check_format(state: &State) -> Result<(), LearnError> {
+    if state.format == FORMAT {
+        return Ok(());
+    }
+    Err(bad(STATE_FILE, format!("its format is {}, this program knows {FORMAT}", state.format)))
 }
 
 fn quoted(kind: &ObjectiveKind) -> String {

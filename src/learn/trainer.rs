@@ -11,8 +11,8 @@ use super::objectives::{Objective, objective};
 use super::sgd::{Sgd, is_finite};
 use super::strategies::{Strategy, strategy};
 use super::views::{ViewMaker, Views};
-use crate::config::{LearnSettings, ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{self, Backbone, Embedder, EncoderId, Head, Parameter, Preset};
+use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{self, Backbone, Embedder, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset};
 
 /// Why a step changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,12 @@ pub struct Trainer {
     objective: Box<dyn Objective>,
     pub(super) strategy: Box<dyn Strategy>,
     sgd: Sgd,
+    /// Layers that do not learn.
+    pub(super) frozen: Frozen,
+    /// The weights that the encoder started from, if they were given.
+    pub(super) given: Option<EncoderId>,
+    /// Times the learning rate: that of given weights.
+    given_rate_factor: f64,
     /// Momentum of the flat parameters, and of each variable of the head.
     pub(super) momentum: Tensor,
     pub(super) head_momentum: Vec<Tensor>,
@@ -128,6 +134,9 @@ impl Trainer {
                 momentum: settings.momentum,
                 weight_decay: settings.weight_decay,
             },
+            frozen: Frozen::default(),
+            given: None,
+            given_rate_factor: settings.given_rate_factor,
             guard: Guard::default(),
             step: 0,
             preset,
@@ -142,6 +151,54 @@ impl Trainer {
     pub fn with_strategy(mut self, strategy: Box<dyn Strategy>) -> Self {
         self.strategy = strategy;
         self
+    }
+
+    /// Freezes these layers of the encoder, and no others, from the next step on: parameters and running statistics stay as
+    /// they are to the bit.
+    ///
+    /// # Errors
+    /// Where the backend cannot freeze layers.
+    pub fn freeze(&mut self, layers: &[EncoderLayer]) -> Result<(), LearnError> {
+        let frozen = Frozen::new(layers);
+        self.backbone.set_frozen(frozen)?;
+        self.frozen = frozen;
+        self.still_frozen()
+    }
+
+    /// A layer that learns again one day shall not go on with the momentum of long ago.
+    pub(super) fn still_frozen(&self) -> Result<(), LearnError> {
+        for parameter in self.backbone.layout().iter().filter(|parameter| self.frozen.holds(&parameter.name)) {
+            let part = self.momentum.narrow(0, parameter.offset, parameter.elements())?;
+            part.slice_set(&part.zeros_like()?, 0, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Starts from given weights; heads stay freshly initialised. A checkpoint taken up later goes before, and must have
+    /// started from the same.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn give(&mut self, weights: &GivenWeights) -> Result<EncoderId, LearnError> {
+        weights.load_into(self.backbone.as_mut())?;
+        let id = EncoderId::of(self.backbone())?;
+        self.given = Some(id);
+        Ok(id)
+    }
+
+    /// Whether every number that is learnt or kept from step to step is finite.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn is_finite(&self) -> Result<bool, LearnError> {
+        let encoder = [self.backbone.parameters(), self.backbone.statistics(), &self.momentum];
+        let head = self.head.variables().iter().map(|(_, var)| var.as_tensor()).chain(&self.head_momentum);
+        for tensor in encoder.into_iter().chain(head) {
+            if !is_finite(tensor)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn preset(&self) -> &Preset {
@@ -312,7 +369,12 @@ impl Trainer {
     }
 
     fn descend(&mut self, gradient: &Tensor, of_head: &[Tensor]) -> Result<(), LearnError> {
-        self.sgd.step(self.backbone.parameters(), &self.momentum, gradient)?;
+        let factor = if self.given.is_some() { self.given_rate_factor } else { 1.0 };
+        let of_encoder = Sgd { learning_rate: factor * self.sgd.learning_rate, ..self.sgd };
+        for range in self.frozen.trainable(self.backbone.layout()) {
+            let part = |flat: &Tensor| flat.narrow(0, range.start, range.len());
+            of_encoder.step(&part(self.backbone.parameters())?, &part(&self.momentum)?, &part(gradient)?)?;
+        }
         for (((_, var), buffer), gradient) in self.head.variables().iter().zip(&self.head_momentum).zip(of_head) {
             self.sgd.step(var, buffer, gradient)?;
         }

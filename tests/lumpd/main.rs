@@ -2,6 +2,7 @@
 
 mod architecture;
 mod parity;
+mod torchvision;
 
 mod pictures;
 mod process;
@@ -18,3 +19,4 @@ mod refusals;
 mod restart;
 mod service;
 mod startup;
+mod weights;
