@@ -383,6 +383,20 @@ mod tests {
     }
 
     #[test]
+    fn a_forgotten_probe_is_gone_from_its_set_and_from_the_storage_and_its_slot_is_free() {
+        let mut sets = empty(4);
+        (0..400).for_each(|frame| _ = observe(&mut sets, frame, 0));
+        let probe = sets.by_task()[&TaskId(0)][3];
+        let slot = sets.slots[&probe];
+        assert_eq!(sets.forget(&[probe, FrameId(9999)]).unwrap(), 1);
+        assert!(!sets.contains(probe) && !sets.by_task()[&TaskId(0)].contains(&probe));
+        assert!(sets.storage_mut().entries().iter().all(|(taken, _)| *taken != slot));
+        assert_eq!(sets.len(), 19);
+        (400..800).for_each(|frame| _ = observe(&mut sets, frame, 1));
+        assert_eq!(sizes(&sets), [19, 20]);
+    }
+
+    #[test]
     fn a_restart_takes_up_what_the_storage_holds() {
         let mut sets = empty(3);
         (0..1000).for_each(|frame| _ = observe(&mut sets, frame, frame as u32 / 200));
