@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod checkpoint;
 mod classify;
 mod client;
 mod completions;
@@ -89,6 +90,8 @@ enum Verb {
     Classify(classify::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
+    /// List, verify or go back to what the learner has written down
+    Checkpoint(checkpoint::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),
     /// List what this build can train on, on this machine
@@ -118,6 +121,7 @@ impl CommandLine {
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Checkpoint(arguments) => checkpoint::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),

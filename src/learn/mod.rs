@@ -19,6 +19,7 @@ mod objectives;
 mod sgd;
 mod state;
 mod strategies;
+mod tensors;
 mod trainer;
 mod views;
 
@@ -27,5 +28,5 @@ pub use objectives::{Barlow, Objective, SimClr, SimSiam, objective};
 pub use sgd::{Sgd, is_finite};
 pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE};
 pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
-pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
+pub use trainer::{Rate, Skip, StepReport, StepSeconds, Trainer};
 pub use views::{ViewMaker, Views};

@@ -6,6 +6,10 @@ mod parity;
 mod pictures;
 mod process;
 
+mod crash;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
+
 mod answers;
 mod demo;
 mod drift;
