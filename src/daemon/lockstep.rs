@@ -90,10 +90,13 @@ impl LockStep {
     /// Writes a frame to the journal, durably; before the commit that holds it.
     ///
     /// # Errors
-    /// Those of the file system: then the frame must not be acknowledged.
+    /// Those of the file system: then the frame must not be acknowledged, and can be tried again.
     pub fn append(&self, frame: &Pending) -> io::Result<()> {
         let mut state = self.state();
-        state.journal.write_all(&encode(frame))?;
+        let length = state.journal.metadata()?.len();
+        let written = state.journal.write_all(&encode(frame));
+        // Half a record would hide those that follow.
+        written.or_else(|error| state.journal.set_len(length).and(Err(error)))?;
         state.journal.sync_data()?;
         state.pending += 1;
         state.newest = frame.id;
@@ -136,6 +139,11 @@ impl LockStep {
         self.state().ended = true;
         self.learnt.notify_all();
     }
+}
+
+/// Whether there is no room for now.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn encode(frame: &Pending) -> Vec<u8> {

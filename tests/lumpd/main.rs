@@ -13,6 +13,7 @@ mod fuzz;
 mod answers;
 mod demo;
 mod drift;
+mod full_disk;
 mod ingest;
 mod refusals;
 mod restart;
