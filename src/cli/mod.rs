@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 mod api;
 mod bench;
+mod checkpoint;
 mod classify;
 mod client;
 mod completions;
@@ -92,6 +93,8 @@ enum Verb {
     Classify(classify::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
+    /// List, verify or go back to what the learner has written down
+    Checkpoint(checkpoint::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),
     /// Write what was learnt in a form that other programs read
@@ -127,6 +130,7 @@ impl CommandLine {
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Checkpoint(arguments) => checkpoint::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Export(arguments) => export::run(arguments, out),
             Verb::Selftest(arguments) => selftest::run(arguments, out),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Exit;
 use super::run::Running;
 use crate::config::{Config, Plan};
-use crate::daemon::{Daemon, StartError, StateDir};
+use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
 use crate::device::DeviceError;
 use crate::replay::ReplayError;
 use crate::serve::{Hooks, Limits, Served, Server, router};
@@ -130,6 +130,10 @@ impl Running for Service {
         let stopped = daemon.stop(runtime.handle());
         stop_serving.cancel();
         runtime.block_on(serving).context("the API broke down")?;
-        stopped.map_err(|error| anyhow!(error).context(Exit::Io))
+        let class = |error: &DaemonError| if error.is_temporary() { Exit::Temporary } else { Exit::Io };
+        stopped.map_err(|error| {
+            let class = class(&error);
+            anyhow!(error).context(class)
+        })
     }
 }
