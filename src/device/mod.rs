@@ -10,6 +10,7 @@
 //! ```
 
 mod backends;
+pub mod cuda;
 mod host;
 pub mod kernels;
 
