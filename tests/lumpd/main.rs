@@ -9,6 +9,7 @@ mod process;
 mod answers;
 mod demo;
 mod drift;
+mod full_disk;
 mod ingest;
 mod refusals;
 mod restart;
