@@ -270,9 +270,27 @@ impl Findings {
     }
 
     fn serve(&mut self, serve: &ServeSettings) {
-        if !serve.listen.ip().is_loopback() {
-            let message = "the API has no password and listens on this machine only: use 127.0.0.1 or [::1]";
+        let exposed = !serve.listen.ip().is_loopback();
+        if exposed && !serve.has_token() {
+            let message = "other machines could ask, and no token says who may: use 127.0.0.1 or [::1], or set \
+                           serve.admin_token_file";
             self.problems.push(Problem::error("not-loopback", "serve.listen", serve.listen, message));
+        }
+        if exposed && serve.listen.ip().is_unspecified() && serve.hosts.is_empty() {
+            let message = "requests from other machines are refused unless serve.hosts names this one as they call it";
+            self.warn("no-hosts", "serve.listen", serve.listen, message.into());
+        }
+        for (index, name) in serve.hosts.iter().enumerate() {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+            if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
+                let message = "a host is a name or an address, with a port or without: no scheme, no path, no `*`";
+                self.problems.push(Problem::error("bad-host", format!("serve.hosts.{index}"), name, message));
+            }
+        }
+        if !(serve.requests_per_second >= 0.0 && serve.requests_per_second.is_finite()) {
+            let message = "a number of requests, or 0 for no limit";
+            let value = serve.requests_per_second;
+            self.problems.push(Problem::error("out-of-range", "serve.requests_per_second", value, message));
         }
         self.range("serve.max_connections", serve.max_connections, 1, 65_536);
         self.seconds("serve.request_seconds", serve.request_seconds);

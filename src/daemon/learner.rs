@@ -14,6 +14,7 @@ use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
 use super::probe_file::ProbeFile;
 use super::published::{PublishError, Published, Publisher};
+use super::requests::Reply;
 use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
 use crate::config::{Config, Seed};
@@ -45,6 +46,14 @@ pub enum Command {
     TaskClosed(TaskId),
     /// This task is part of another from now on.
     TaskGone(TaskId),
+    /// Let the bank follow the buffer at once.
+    Refresh(Reply<()>),
+    /// Write a checkpoint now.
+    Checkpoint(Reply<()>),
+    /// Go on after training was given up, from the last good checkpoint.
+    Thaw,
+    /// Some settings have changed.
+    Configure(Box<Config>),
     /// Write the last checkpoint and end.
     Stop,
 }
@@ -147,6 +156,18 @@ impl Learner {
                     Command::TaskClosed(task) => closed.push(task),
                     Command::TaskOpened(task) => self.monitor.task_opened(task),
                     Command::TaskGone(task) => self.monitor.task_gone(task),
+                    Command::Refresh(reply) => {
+                        while self.publisher.refresh()? {}
+                        // Whoever asked may have gone.
+                        let _ = reply.send(Ok(()));
+                    }
+                    Command::Checkpoint(reply) => {
+                        let written = self.checkpoint()?;
+                        let refused = || "no checkpoint was written: the events say why".to_owned();
+                        let _ = reply.send(if written { Ok(()) } else { Err(refused()) });
+                    }
+                    Command::Thaw => self.thaw()?,
+                    Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
                         // Weights that may be about to be given up are not what a restart shall begin with.
                         if self.trainer.is_calm() {
@@ -161,6 +182,7 @@ impl Learner {
             } else if told {
                 self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
             }
+            self.shared.beat();
             self.learn(&images)?;
             self.answer_lock(images.is_empty())?;
             self.keep_up()?;
@@ -204,7 +226,12 @@ impl Learner {
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
     fn learn(&mut self, images: &[Vec<u8>]) -> Result<(), LearnerError> {
-        if self.shared.learning().frozen.is_some() {
+        let (frozen, paused) = {
+            let learning = self.shared.learning();
+            (learning.frozen.is_some(), learning.paused_since.is_some())
+        };
+        if frozen || paused {
+            self.mailbox.skip(images.len() as u64);
             return Ok(());
         }
         if !images.is_empty() {
@@ -244,6 +271,7 @@ impl Learner {
     }
 
     fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<(), LearnerError> {
+        self.shared.beat();
         let started = Instant::now();
         let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
         match self.trainer.step(stream, replay) {
@@ -303,6 +331,13 @@ impl Learner {
         Ok(())
     }
 
+    /// Goes on after training was given up: from the last good checkpoint where there is one.
+    fn thaw(&mut self) -> Result<(), LearnerError> {
+        self.clock.rollbacks.clear();
+        self.go_back()?;
+        Ok(())
+    }
+
     /// Whether the network is of use: every number finite, and so the embeddings of stored images. Where it is not, the last
     /// good weights are taken up first: what is broken is neither published nor kept.
     fn sound(&mut self) -> Result<bool, LearnerError> {
@@ -356,7 +391,7 @@ impl Learner {
             self.monitor.task_ended(task);
         }
         self.measure();
-        self.checkpoint()
+        self.checkpoint().map(drop)
     }
 
     /// What is due by the clock: a version, a checkpoint, images that the bank lacks.
@@ -404,8 +439,7 @@ impl Learner {
     /// Forgetting of every past task at the published version.
     fn measure(&mut self) {
         let Some(published) = self.shared.window.load_full() else { return };
-        let frames = self.shared.images();
-        match self.monitor.measure(&published, frames, &mut self.trainer, &self.probes, &self.segmenter) {
+        match self.monitor.measure(&published, &self.shared, &mut self.trainer, &self.probes, &self.segmenter) {
             Ok(evaluation) => {
                 self.shared.learning().representation_std = evaluation.representation_std;
                 self.shared.forgetting.store(Arc::new(evaluation.reports));
@@ -414,11 +448,11 @@ impl Learner {
         }
     }
 
-    /// A checkpoint that cannot be written costs progress at the next restart, and is told; it stops nothing.
-    fn checkpoint(&mut self) -> Result<(), LearnerError> {
+    /// Whether one was written. A checkpoint that cannot be costs progress at the next restart, and is told; it stops nothing.
+    fn checkpoint(&mut self) -> Result<bool, LearnerError> {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
         if !self.sound()? {
-            return Ok(());
+            return Ok(false);
         }
         let started = Instant::now();
         let segment = {
@@ -445,15 +479,16 @@ impl Learner {
                 self.shared.learning().checkpoint = Some(written);
                 let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
+                Ok(true)
             }
             Err(error) => {
                 self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
                 self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Labels of images that are neither stored nor probes are of no more use, and would add up.

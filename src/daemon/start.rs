@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
@@ -17,6 +17,7 @@ use super::moments::Moments;
 use super::pipeline::{Pipeline, Recent};
 use super::probe_file::ProbeFile;
 use super::published::{Input, Publisher};
+use super::requests::Requests;
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
 use super::state_dir::StateDirError;
@@ -98,6 +99,8 @@ pub(super) struct Parts {
     lock: Option<Arc<LockStep>>,
     pending: Vec<Pending>,
     pub(super) shared: Arc<Shared>,
+    requests: Arc<Requests>,
+    settings: Arc<ArcSwap<Config>>,
 }
 
 impl Parts {
@@ -154,6 +157,8 @@ impl Parts {
             lock,
             pending: pending.unwrap_or_default(),
             shared,
+            requests: Requests::new(),
+            settings: Arc::new(ArcSwap::from_pointee(config.clone())),
         })
     }
 
@@ -166,7 +171,7 @@ impl Parts {
         runtime: Handle,
     ) -> Live {
         Live {
-            config: self.config.clone(),
+            settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
             input: self.input.clone(),
             decoder: Decoder::new(&self.config.decode),
@@ -182,6 +187,8 @@ impl Parts {
             inlets: inlets.lanes.clone(),
             names: inlets.names.clone(),
             runtime,
+            requests: Arc::clone(&self.requests),
+            map: Mutex::default(),
         }
     }
 
@@ -190,7 +197,7 @@ impl Parts {
         let reader = self.buffer.reader();
         let next = self.next_frame();
         let publisher = Publisher::new(
-            Arc::clone(&self.shared.window),
+            Arc::clone(&self.shared),
             self.input.clone(),
             reader.clone(),
             self.resumed.as_ref().map_or(0, |resumed| resumed.version),
@@ -223,6 +230,7 @@ impl Parts {
             shared: Arc::clone(&self.shared),
             next,
             recent,
+            requests: self.requests,
             unwritten: Unwritten::default(),
         };
         let learner = Learner {

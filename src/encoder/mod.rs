@@ -18,6 +18,7 @@ mod architecture;
 mod backbone;
 mod cpu;
 mod error;
+mod exported;
 mod frozen;
 mod heads;
 mod id;
@@ -33,6 +34,7 @@ pub use architecture::{Block, blocks, initial_parameters, initial_statistics, pa
 pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
 pub use error::EncoderError;
+pub use exported::Weights;
 pub use frozen::Frozen;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;

@@ -11,12 +11,16 @@ mod crash;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
 
+mod access;
 mod answers;
+mod command_line;
 mod demo;
+mod deploy;
 mod drift;
 mod full_disk;
 mod ingest;
 mod refusals;
 mod restart;
+mod service;
 mod startup;
 mod weights;
