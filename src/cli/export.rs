@@ -90,7 +90,7 @@ mod tests {
     use crate::config::{LearnSettings, Seed};
     use crate::encoder::{GivenWeights, Preset};
     use crate::learn::Trainer;
-    use crate::learn::checkpoint::Generations;
+    use crate::learn::checkpoint::{Generations, Keep};
 
     fn arguments(state: &std::path::Path, output: PathBuf) -> Arguments {
         let configuration = ConfigurationArguments {
@@ -109,7 +109,7 @@ mod tests {
         let arguments = arguments(dir.path(), output.clone());
         assert_eq!(crate::cli::code(&run(&arguments, &mut Vec::new()).unwrap_err()), 74, "no checkpoints at all");
 
-        let generations = Generations::open(&dir.path().join("checkpoints"), 3).unwrap();
+        let generations = Generations::open(&dir.path().join("checkpoints"), Keep::default()).unwrap();
         let new = |seed| Trainer::new(preset.clone(), &LearnSettings::default(), &Device::Cpu, Seed(seed)).unwrap();
         let (older, newer) = (new(1), new(2));
         for (step, trainer) in [(5, &older), (9, &newer)] {

@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 mod api;
 mod bench;
+mod checkpoint;
 mod classify;
 mod client;
 mod completions;
@@ -113,6 +114,8 @@ enum Verb {
     Resume(training::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
+    /// List, verify or go back to what the learner has written down
+    Checkpoint(checkpoint::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),
     /// Show the settings, what there is to set, or an example
@@ -158,6 +161,7 @@ impl CommandLine {
             Verb::Pause(arguments) => training::pause(arguments, out),
             Verb::Resume(arguments) => training::resume(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Checkpoint(arguments) => checkpoint::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Config(arguments) => config::run(arguments, out),
             Verb::Doctor(arguments) => doctor::run(arguments, out),

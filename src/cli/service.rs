@@ -10,7 +10,7 @@ use super::notify::Notifier;
 use super::run::{Reloader, Running};
 use super::{Exit, supervised};
 use crate::config::{Config, Plan, reload};
-use crate::daemon::{Daemon, StartError, StateDir};
+use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
 use crate::device::DeviceError;
 use crate::replay::ReplayError;
 use crate::serve::{Access, Hooks, Limits, Served, Server, Tokens, router};
@@ -188,6 +188,10 @@ impl Running for Service {
         let stopped = daemon.stop(runtime.handle());
         stop_serving.cancel();
         runtime.block_on(serving).context("the API broke down")?;
-        stopped.map_err(|error| anyhow!(error).context(Exit::Io))
+        let class = |error: &DaemonError| if error.is_temporary() { Exit::Temporary } else { Exit::Io };
+        stopped.map_err(|error| {
+            let class = class(&error);
+            anyhow!(error).context(class)
+        })
     }
 }

@@ -40,6 +40,7 @@ pub fn check(config: Config, encoder: EncoderShape) -> Result<Plan, Vec<Problem>
     found.publish(&config.publish);
     found.knn(&config.knn, &config.replay);
     found.evaluate(&config.evaluate);
+    found.step_locked(&config.learn, &config.evaluate);
     found.checkpoint(&config.checkpoint);
     found.serve(&config.serve);
     found.log_filter(&config.log.filter);
@@ -250,9 +251,18 @@ impl Findings {
         self.range("evaluate.history", evaluate.history, 1, 100_000);
     }
 
+    fn step_locked(&mut self, learn: &LearnSettings, evaluate: &EvaluateSettings) {
+        if learn.step_locked && evaluate.holdout_ratio > 0.0 {
+            let message = "learn.step_locked needs 0: which images are held out depends on the tasks found so far";
+            let (key, value) = ("evaluate.holdout_ratio", evaluate.holdout_ratio);
+            self.problems.push(Problem::error("not-step-locked", key, value, message));
+        }
+    }
+
     fn checkpoint(&mut self, checkpoint: &CheckpointSettings) {
         self.seconds("checkpoint.interval_seconds", checkpoint.interval_seconds);
         self.range("checkpoint.keep", checkpoint.keep, 1, 1000);
+        self.at_least("checkpoint.max_bytes", checkpoint.max_bytes, 1);
         if checkpoint.keep == 1 {
             let message = "where the only checkpoint is damaged, what was learnt is lost: keep at least 2".to_string();
             self.warn("single-checkpoint", "checkpoint.keep", 1, message);

@@ -336,6 +336,10 @@ pub struct LearnSettings {
     pub weight_decay: f64,
     /// Both parameters of the Beta distribution of LUMP's mixing weight.
     pub mix_alpha: f64,
+    /// Training as a function of the committed stream: the stream waits for training, no image is skipped, no batch is
+    /// partial, nothing is rehearsed while idle, and each batch ends with a checkpoint, so that on a CPU a restart goes on to
+    /// the same bits whenever the process was killed. Slow; needs `evaluate.holdout_ratio = 0`.
+    pub step_locked: bool,
 }
 
 impl Default for LearnSettings {
@@ -353,6 +357,7 @@ impl Default for LearnSettings {
             momentum: 0.9,
             weight_decay: 5e-4,
             mix_alpha: 0.4,
+            step_locked: false,
         }
     }
 }
@@ -434,11 +439,13 @@ pub struct CheckpointSettings {
     pub interval_seconds: f64,
     /// Generations kept.
     pub keep: usize,
+    /// Bytes of all generations together; the newest stays whatever its size.
+    pub max_bytes: u64,
 }
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { interval_seconds: 60.0, keep: 3 }
+        Self { interval_seconds: 60.0, keep: 3, max_bytes: 8 << 30 }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::lockstep::LockStep;
 use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
 use super::probe_file::ProbeFile;
@@ -69,6 +70,16 @@ pub enum LearnerError {
     Resume(#[from] ResumeError),
 }
 
+impl LearnerError {
+    /// Whether a start anew may do without any change: memory of the device that ran out is free again then.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Learn(error) => error.is_out_of_memory(),
+            Self::Publish(_) | Self::Resume(_) => false,
+        }
+    }
+}
+
 /// Everything the training thread owns.
 pub struct Learner {
     pub settings: Config,
@@ -83,7 +94,16 @@ pub struct Learner {
     pub labels: Arc<Labels>,
     pub checkpoints: Checkpoints,
     pub shared: Arc<Shared>,
+    /// Where steps are locked to the stream.
+    pub lock: Option<Arc<LockStep>>,
     pub clock: Clock,
+}
+
+impl Drop for Learner {
+    /// However the learner ends, nobody waits for it.
+    fn drop(&mut self) {
+        self.lock.iter().for_each(|lock| lock.end());
+    }
 }
 
 /// When what is due next.
@@ -129,7 +149,7 @@ impl Learner {
         ready();
         loop {
             let Wake { commands, images, .. } =
-                self.mailbox.wait(self.settings.learn.batch, BATCH_PATIENCE, self.nap());
+                self.mailbox.wait(self.settings.learn.batch, self.patience(), self.nap());
             let (told, mut closed) = (!commands.is_empty(), Vec::new());
             for command in commands {
                 match command {
@@ -149,7 +169,11 @@ impl Learner {
                     Command::Thaw => self.thaw()?,
                     Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
-                        return self.checkpoint().map(drop);
+                        // Weights that may be about to be given up are not what a restart shall begin with.
+                        if self.trainer.is_calm() {
+                            self.checkpoint()?;
+                        }
+                        return Ok(());
                     }
                 }
             }
@@ -160,8 +184,25 @@ impl Learner {
             }
             self.shared.beat();
             self.learn(&images)?;
+            self.answer_lock(images.is_empty())?;
             self.keep_up()?;
         }
+    }
+
+    /// Where steps are locked to the stream, no batch is partial.
+    fn patience(&self) -> Duration {
+        if self.lock.is_some() { Duration::MAX } else { BATCH_PATIENCE }
+    }
+
+    /// Where steps are locked to the stream, it goes on once a checkpoint covers the batch.
+    fn answer_lock(&mut self, idle: bool) -> Result<(), LearnerError> {
+        let Some(lock) = self.lock.clone().filter(|_| !idle) else { return Ok(()) };
+        lock.learnt();
+        self.checkpoint()?;
+        if let Err(error) = lock.kept() {
+            tracing::warn!(%error, "the journal of locked steps could not be emptied; the next start passes over it");
+        }
+        Ok(())
     }
 
     /// Until something is due, but at most a quarter of a second, so that the bank follows the buffer.
@@ -180,7 +221,7 @@ impl Learner {
 
     fn rehearsal_interval(&self) -> Option<Duration> {
         let rate = self.settings.learn.idle_steps_per_second;
-        (rate > 0.0).then(|| Duration::from_secs_f64(1.0 / rate))
+        (rate > 0.0 && self.lock.is_none()).then(|| Duration::from_secs_f64(1.0 / rate))
     }
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
@@ -236,9 +277,18 @@ impl Learner {
         match self.trainer.step(stream, replay) {
             Ok(report) => {
                 observe(Metric::LearnStepDuration, &[], started.elapsed());
+                if let Some(loss) = report.loss {
+                    let bits = format!("{:016x}", loss.to_bits());
+                    tracing::debug!(target: "lumpd::loss", step = report.step, loss, bits, "a step");
+                }
+                if let Some(skip) = report.skipped.filter(|_| report.loss.is_some()) {
+                    tracing::warn!(step = report.step, code = skip.code(), loss = report.loss, "a step was skipped");
+                }
+                self.tell_if_halved();
                 let mut learning = self.shared.learning();
                 learning.steps = self.trainer.steps();
                 learning.nonfinite_steps = self.trainer.non_finite_steps();
+                learning.out_of_bounds_steps = self.trainer.out_of_bounds_steps();
                 if let Some(loss) = report.loss {
                     // A mean over about the last ten steps: single losses of small batches say little.
                     learning.loss = Some(learning.loss.map_or(loss, |mean| mean + (loss - mean) / 10.0));
@@ -257,9 +307,7 @@ impl Learner {
         let (now, step) = (Instant::now(), self.trainer.steps());
         self.clock.rollbacks.retain(|at| now.duration_since(*at) < Duration::from_secs(3600));
         self.clock.rollbacks.push(now);
-        let taken = self.checkpoints.roll_back(&mut self.trainer);
-        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
-        self.trainer.advance_to(step + 1);
+        let taken = self.go_back();
         self.shared.learning().nonfinite_steps = self.trainer.non_finite_steps();
         let given_up = match taken {
             Ok(true) if self.clock.rollbacks.len() <= MOST_ROLLBACKS => None,
@@ -269,13 +317,16 @@ impl Learner {
         };
         if let Some(reason) = given_up {
             let message = format!("training is frozen: {reason}; queries go on");
+            tracing::error!("{message}");
             self.shared.learning().frozen = Some(message.clone());
             self.shared.events.tell("training-frozen", message, json!({ "step": step }));
             return Ok(());
         }
         self.shared.learning().rollbacks += 1;
-        let to = self.checkpoints.last_step();
-        let message = format!("{reason}: weights are back at those of step {}", to.unwrap_or(0));
+        let (to, rate) = (self.checkpoints.last_step(), self.trainer.learning_rate());
+        let message =
+            format!("{reason}: weights are back at those of step {}, the learning rate is {rate:.3e}", to.unwrap_or(0));
+        tracing::warn!("{message}");
         self.shared.events.tell("training-rolled-back", message, json!({ "step": step, "to_step": to }));
         Ok(())
     }
@@ -283,9 +334,7 @@ impl Learner {
     /// Goes on after training was given up: from the last good checkpoint where there is one.
     fn thaw(&mut self) -> Result<(), LearnerError> {
         self.clock.rollbacks.clear();
-        let step = self.trainer.steps();
-        self.checkpoints.roll_back(&mut self.trainer)?;
-        self.trainer.advance_to(step + 1);
+        self.go_back()?;
         Ok(())
     }
 
@@ -314,6 +363,24 @@ impl Learner {
         Ok(embeddings.iter().all(|value| value.is_finite()))
     }
 
+    /// To the weights of the last good checkpoint. The counter of steps goes on: it draws the batches, and the same ones
+    /// would diverge again. False where there is none.
+    fn go_back(&mut self) -> Result<bool, ResumeError> {
+        let (step, rate) = (self.trainer.steps(), self.trainer.rate());
+        let taken = self.checkpoints.roll_back(&mut self.trainer);
+        self.trainer.change_course(step + 1, rate);
+        taken
+    }
+
+    fn tell_if_halved(&mut self) {
+        if self.trainer.is_halved() && !self.shared.learning().halved {
+            self.shared.learning().halved = true;
+            let message = "the device ran out of memory: batches are halved from now on".to_owned();
+            tracing::warn!("{message}; set a smaller learn.batch, learn.replay_batch or a narrower encoder.preset");
+            self.shared.events.tell("batch-halved", message, json!({ "step": self.trainer.steps() }));
+        }
+    }
+
     /// A boundary: a version of the encoder as it is at the task's end, which is what its forgetting is measured against.
     fn end_tasks(&mut self, tasks: &[TaskId]) -> Result<(), LearnerError> {
         if self.settings.publish.at_task_boundary {
@@ -330,13 +397,15 @@ impl Learner {
     /// What is due by the clock: a version, a checkpoint, images that the bank lacks.
     fn keep_up(&mut self) -> Result<(), LearnerError> {
         let now = Instant::now();
-        if now >= self.clock.next_publish && self.trainer.steps() > self.clock.published_step {
+        // Nothing is shown or kept of weights that may be about to be given up.
+        let calm = self.trainer.is_calm();
+        if calm && now >= self.clock.next_publish && self.trainer.steps() > self.clock.published_step {
             self.publish("interval")?;
             self.measure();
         } else {
             self.publisher.refresh()?;
         }
-        if now >= self.clock.next_checkpoint {
+        if calm && now >= self.clock.next_checkpoint {
             self.checkpoint()?;
         }
         Ok(())
@@ -394,7 +463,15 @@ impl Learner {
             segmenter.state()
         };
         self.drop_labels();
-        let state = State { version: self.publisher.version(), segment, monitor: self.monitor.state() };
+        let buffer = self.buffer.statistics();
+        let state = State {
+            version: self.publisher.version(),
+            offered: buffer.seen,
+            newest: buffer.newest.map(|frame| frame.0),
+            covered: self.lock.as_ref().map(|lock| lock.covered().0),
+            segment,
+            monitor: self.monitor.state(),
+        };
         match self.checkpoints.write(&self.trainer, state) {
             Ok(written) => {
                 let (step, took) = (written.step, started.elapsed());

@@ -14,6 +14,7 @@ mod inlets;
 mod learner;
 mod lifecycle;
 mod live;
+mod lockstep;
 mod mailbox;
 mod measure;
 mod moments;

@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::answers::DaemonState;
 use super::learner::Command;
+use super::lockstep::{LockStep, Pending, is_full};
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
@@ -44,6 +45,8 @@ pub enum PipelineError {
     Probes(#[from] EvaluateError),
     #[error("segmentation does not take a frame: {0}")]
     Segment(#[from] SegmentError),
+    #[error("the journal of locked steps cannot be written: {0}; nothing more is acknowledged")]
+    Journal(std::io::Error),
 }
 
 /// Everything a frame passes through. Owned by the memory thread.
@@ -66,6 +69,8 @@ pub struct Pipeline {
     pub recent: Recent,
     pub requests: Arc<Requests>,
     pub unwritten: Unwritten,
+    /// Where steps are locked to the stream.
+    pub lock: Option<Arc<LockStep>>,
 }
 
 /// A decoded frame as the encoder takes it.
@@ -104,6 +109,7 @@ impl Pipeline {
     /// # Errors
     /// Where a commit fails: frames that were not answered are answered with a refusal.
     pub fn run(mut self) -> Result<(), PipelineError> {
+        self.wait_for_training();
         loop {
             self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
@@ -153,20 +159,44 @@ impl Pipeline {
         }
         let observations = self.segment(&taken)?;
         let Remembered { for_training, kept } = self.remember(&taken)?;
+        self.keep_for_training(&taken)?;
         let started = Instant::now();
         self.insist(ReplayBuffer::commit)?;
         observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
         self.label(&taken, &kept);
         self.shared.images_seen(taken.len() as u64);
-        self.mailbox.push_images(for_training);
         let events: Vec<SegmentEvent> = observations.iter().flat_map(|o| o.events.iter().copied()).collect();
+        // Before the images, so that the learner knows of a boundary when it learns from what came after it.
+        announce(&events, &self.shared, &self.moments, &self.mailbox);
+        self.mailbox.push_images(for_training);
         for (taken, observation) in taken.into_iter().zip(&observations) {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
-        announce(&events, &self.shared, &self.moments, &self.mailbox);
         self.write_rest();
+        self.wait_for_training();
         Ok(())
+    }
+
+    /// Where steps are locked to the stream, nothing is committed that a restart could not learn from again.
+    fn keep_for_training(&self, taken: &[Taken]) -> Result<(), PipelineError> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        taken.iter().try_for_each(|frame| {
+            let pending = Pending { id: frame.id, hash: frame.hash, pixels: frame.pixels.clone() };
+            loop {
+                match lock.append(&pending) {
+                    Err(error) if is_full(&error) && self.shared.state() != DaemonState::Draining => {
+                        std::thread::sleep(PATIENCE);
+                    }
+                    other => return other.map_err(PipelineError::Journal),
+                }
+            }
+        })
+    }
+
+    /// Where steps are locked to the stream, it waits for those of a whole batch.
+    fn wait_for_training(&self) {
+        self.lock.iter().for_each(|lock| lock.wait());
     }
 
     /// Writes to the replay buffer, again and again while the disk is full and the daemon is not asked to stop.

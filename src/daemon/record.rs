@@ -55,6 +55,8 @@ impl Live {
         total(Metric::LearnIdleSteps, &[], learning.idle_steps);
         total(Metric::LearnSkipped, &[], self.mailbox.skipped());
         total(Metric::LearnNonfinite, &[], learning.nonfinite_steps);
+        total(Metric::LearnOutOfBounds, &[], learning.out_of_bounds_steps);
+        gauge(Metric::LearnHalved, &[], f64::from(u8::from(learning.halved)));
         total(Metric::LearnRollbacks, &[], learning.rollbacks);
         gauge(Metric::LearnPaused, &[], f64::from(u8::from(learning.paused_since.is_some())));
         gauge(Metric::LearnFrozen, &[], f64::from(u8::from(learning.frozen.is_some())));

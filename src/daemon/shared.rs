@@ -51,7 +51,10 @@ pub struct Learning {
     /// Steps of rehearsal while the stream was idle.
     pub idle_steps: u64,
     pub nonfinite_steps: u64,
+    pub out_of_bounds_steps: u64,
     pub rollbacks: u64,
+    /// Batches are halved: the device ran out of memory.
+    pub halved: bool,
     pub idle: bool,
     /// Why training was given up, if it was.
     pub frozen: Option<String>,

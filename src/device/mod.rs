@@ -11,6 +11,7 @@
 
 mod backends;
 mod checks;
+pub mod cuda;
 mod host;
 pub mod kernels;
 

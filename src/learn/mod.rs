@@ -20,6 +20,7 @@ mod selftest;
 mod sgd;
 mod state;
 mod strategies;
+mod tensors;
 mod trainer;
 mod views;
 
@@ -29,5 +30,5 @@ pub use selftest::check_steps;
 pub use sgd::{Sgd, is_finite};
 pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE, SavedEncoder, saved_encoder};
 pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
-pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
+pub use trainer::{Rate, Skip, StepReport, StepSeconds, Trainer};
 pub use views::{ViewMaker, Views};

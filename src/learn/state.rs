@@ -12,10 +12,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Memory;
 use super::sgd::overwrite;
+use super::tensors::{Named, parse, serialise};
+use super::trainer::Rate;
 use super::{LearnError, Trainer};
 use crate::config::{EncoderLayer, ObjectiveKind, Seed, StrategyKind};
 use crate::encoder::{Backbone, EncoderId, Frozen, Parameter, PlainResNet18, Preset};
@@ -45,10 +47,18 @@ struct State {
     given: Option<EncoderId>,
     #[serde(default)]
     frozen: Vec<EncoderLayer>,
+    /// Halvings of the learning rate that are still in force; not there in states of before it was kept.
+    #[serde(default)]
+    halvings: u32,
+    /// Steps taken since the last of them.
+    #[serde(default)]
+    since_halving: u64,
+    #[serde(default)]
+    guard: Memory,
+    /// Bits of the rate of the settings.
+    #[serde(default)]
+    learning_rate: Option<u64>,
 }
-
-/// Values by name, f32.
-type Named = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 impl Trainer {
     /// Everything that the next step depends on, as files `(name, bytes)`. The same state gives the same bytes.
@@ -72,6 +82,10 @@ impl Trainer {
             preset: self.preset.clone(),
             given: self.given,
             frozen: self.frozen.layers(),
+            halvings: self.rate.halvings,
+            since_halving: self.rate.since,
+            guard: self.guard.memory().clone(),
+            learning_rate: Some(self.sgd.learning_rate.to_bits()),
         };
         let mut files = vec![
             (MODEL_FILE.to_owned(), serialise(MODEL_FILE, &model)?),
@@ -137,7 +151,11 @@ impl Trainer {
             );
         }
         (self.step, self.seed, self.given) = (state.step, Seed(state.seed), state.given);
-        self.guard.reset();
+        self.rate = Rate { halvings: state.halvings.min(Rate::MOST_HALVINGS), since: state.since_halving };
+        self.guard.recall(state.guard);
+        if state.learning_rate != Some(self.sgd.learning_rate.to_bits()) {
+            self.guard.start_anew();
+        }
         Ok(())
     }
 
@@ -260,34 +278,4 @@ fn none_left(file: &'static str, named: &Named) -> Result<(), LearnError> {
 fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
     let flat = Tensor::new(values, device)?.to_dtype(dtype)?;
     if shape.is_empty() { Ok(flat) } else { flat.reshape(shape) }
-}
-
-fn serialise(file: &'static str, named: &Named) -> Result<Vec<u8>, LearnError> {
-    let bytes: Vec<Vec<u8>> =
-        named.values().map(|(_, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-    let views: Result<Vec<_>, _> = named
-        .iter()
-        .zip(&bytes)
-        .map(|((name, (shape, _)), bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect();
-    let views = views.map_err(|error: safetensors::SafeTensorError| bad(file, error))?;
-    safetensors::serialize(views, None).map_err(|error| bad(file, error))
-}
-
-/// Reads a file whole: f32 throughout, every value finite.
-fn parse(file: &'static str, bytes: &[u8]) -> Result<Named, LearnError> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, error))?;
-    let mut named = Named::new();
-    for (name, view) in tensors.iter() {
-        let refuse = |what: &str| Err(LearnError::BadTensor { file, message: format!("\"{name}\" {what}") });
-        if view.dtype() != Dtype::F32 {
-            return refuse("is not of 32-bit floats");
-        }
-        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        if !values.iter().all(|value| value.is_finite()) {
-            return refuse("holds a value that is not finite");
-        }
-        named.insert(name.to_owned(), (view.shape().to_vec(), values));
-    }
-    Ok(named)
 }

@@ -1,79 +1,25 @@
 //! The trainer: one gradient step after the other, each a function of weights, seed, step number and images.
 
+mod step;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::LearnError;
-use super::guard::Guard;
+use super::guard::{Fault, Guard};
 use super::objectives::{Objective, objective};
-use super::sgd::{Sgd, is_finite};
+use super::sgd::{Sgd, is_finite, length};
 use super::strategies::{Strategy, strategy};
 use super::views::{ViewMaker, Views};
 use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{self, Backbone, Embedder, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset};
+use crate::encoder::{
+    self, Backbone, Embedder, EncoderError, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset,
+};
 
-/// Why a step changed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Skip {
-    /// Neither the stream nor the memory had an image that the strategy trains on.
-    NoImages,
-    /// Too few images for the objective.
-    TooFewImages { images: usize, needed: usize },
-    /// The loss was infinite or not a number.
-    LossNotFinite,
-    /// A gradient was infinite or not a number.
-    GradientNotFinite,
-}
-
-impl Skip {
-    /// Stable name for logs and metrics.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoImages => "no-images",
-            Self::TooFewImages { .. } => "too-few-images",
-            Self::LossNotFinite => "loss-not-finite",
-            Self::GradientNotFinite => "gradient-not-finite",
-        }
-    }
-}
-
-/// Where the time of a step went, in seconds; what a device does on its own counts where it is waited for.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepSeconds {
-    /// Views drawn, made, mixed and brought to the device.
-    pub views: f64,
-    /// Forward pass of the encoder.
-    pub forward: f64,
-    /// Heads and loss, both ways.
-    pub loss: f64,
-    /// Backward pass of the encoder.
-    pub backward: f64,
-    /// Penalties and optimiser.
-    pub update: f64,
-}
-
-impl StepSeconds {
-    pub fn total(&self) -> f64 {
-        self.views + self.forward + self.loss + self.backward + self.update
-    }
-}
-
-/// What one step did.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepReport {
-    /// Number of the step, from 0.
-    pub step: u64,
-    /// Images in the batch as composed: two views each.
-    pub images: usize,
-    /// `None` where the step was skipped before there was one.
-    pub loss: Option<f64>,
-    /// Why nothing was learned; `None` where something was.
-    pub skipped: Option<Skip>,
-    pub seconds: StepSeconds,
-}
+use step::Clock;
+pub use step::{Rate, Skip, StepReport, StepSeconds};
 
 /// The learner. Owned by one thread; readers get what [`Trainer::embedder`] froze.
 pub struct Trainer {
@@ -82,7 +28,7 @@ pub struct Trainer {
     pub(super) head: Head,
     objective: Box<dyn Objective>,
     pub(super) strategy: Box<dyn Strategy>,
-    sgd: Sgd,
+    pub(super) sgd: Sgd,
     /// Layers that do not learn.
     pub(super) frozen: Frozen,
     /// The weights that the encoder started from, if they were given.
@@ -97,6 +43,11 @@ pub struct Trainer {
     /// Steps attempted so far: the counter of every draw.
     pub(super) step: u64,
     pub(super) guard: Guard,
+    pub(super) rate: Rate,
+    /// One in so many images of a batch is trained on: 1, or 2 once the device has run out of memory.
+    share: usize,
+    /// Whether a step is changing the weights: one that fails here cannot be tried again.
+    changing: bool,
 }
 
 impl Trainer {
@@ -138,6 +89,9 @@ impl Trainer {
             given: None,
             given_rate_factor: settings.given_rate_factor,
             guard: Guard::default(),
+            rate: Rate::default(),
+            share: 1,
+            changing: false,
             step: 0,
             preset,
             backbone,
@@ -226,9 +180,37 @@ impl Trainer {
         self.step
     }
 
-    /// Leaves out the numbers up to `step`: the step after a roll-back draws other batches than the ones that diverged.
-    pub fn advance_to(&mut self, step: u64) {
+    /// Share of the learning rate of the settings that is in force.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// The learning rate in force.
+    pub fn learning_rate(&self) -> f64 {
+        self.sgd.learning_rate * self.rate.factor()
+    }
+
+    /// After a roll-back: leaves out the numbers up to `step`, so that other batches follow than the ones that diverged;
+    /// goes on at half of `rate`, the one that diverged; and forgets what was usual.
+    pub fn change_course(&mut self, step: u64, rate: Rate) {
         self.step = self.step.max(step);
+        self.rate = rate.halved();
+        self.guard.reset();
+    }
+
+    /// Whether the latest steps were all good, so that the weights may be kept and shown.
+    pub fn is_calm(&self) -> bool {
+        self.guard.is_calm(self.step)
+    }
+
+    /// Whether batches are halved, since the device has run out of memory.
+    pub fn is_halved(&self) -> bool {
+        self.share > 1
+    }
+
+    /// Steps skipped since the program started because a loss or gradient was far out of what was usual.
+    pub fn out_of_bounds_steps(&self) -> u64 {
+        self.guard.out_of_bounds()
     }
 
     /// Steps skipped since the program started because a loss or gradient was not finite.
@@ -268,19 +250,58 @@ impl Trainer {
     /// One gradient step on images of the stream and of the memory: packed RGB8, each image side x side x 3 bytes; either may be
     /// empty. Where the stream is empty the step is a rehearsal: give it as many images as stream and memory have together.
     ///
+    /// A loss far out of what was usual is news, and learnt from, where that of the replayed images alone is as usual; else
+    /// the step is skipped. Where the device runs out of memory the step is tried once more with half of the images, and
+    /// so are all that follow.
+    ///
     /// # Errors
-    /// [`LearnError::Diverged`] where too many of the last steps were not finite: then go back to a checkpoint. Otherwise
+    /// [`LearnError::Diverged`] where too many of the last steps were bad: then go back to a checkpoint.
+    /// [`LearnError::OutOfMemory`] where half of the images are too many, too: then start the process again. Otherwise
     /// where the bytes are no whole number of images or the device fails. A skipped step is no error.
     pub fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
+        let error = match self.try_step(stream, replay) {
+            Err(error) if error.is_out_of_memory() => error,
+            other => return other,
+        };
+        tracing::warn!("{error}");
+        let again = (self.share == 1 && !self.changing).then(|| {
+            self.share = 2;
+            self.try_step(stream, replay)
+        });
+        match (again, error) {
+            (Some(Err(LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error)))), _)
+                if LearnError::Tensor(candle_core::Error::msg(&error)).is_out_of_memory() =>
+            {
+                Err(LearnError::OutOfMemory(error))
+            }
+            (Some(other), _) => other,
+            (None, LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error))) => {
+                Err(LearnError::OutOfMemory(error))
+            }
+            (None, error) => Err(error),
+        }
+    }
+
+    fn try_step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
         let start = Instant::now();
+        let (stream, replay) = (self.part(stream), self.part(replay));
         let composed = self.compose(stream, replay)?;
         let views_seconds = start.elapsed().as_secs_f64();
         let mut report = match composed {
-            Some(views) => self.step_on(&views)?,
+            Some(views) => self.step_beside(&views, replay)?,
             None => self.skip(0, None, Skip::NoImages),
         };
         report.seconds.views = views_seconds;
         Ok(report)
+    }
+
+    /// The images that fit the device's memory. Bytes that are no whole number of images stay so, to be refused.
+    fn part<'a>(&self, images: &'a [u8]) -> &'a [u8] {
+        let bytes = self.preset.image_bytes();
+        match images.len() / bytes {
+            count if images.len() == count * bytes => &images[..count.div_ceil(self.share) * bytes],
+            _ => images,
+        }
     }
 
     /// One gradient step on views that are made already.
@@ -288,39 +309,90 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn step_on(&mut self, views: &Views) -> Result<StepReport, LearnError> {
+        self.step_beside(views, &[])
+    }
+
+    /// `replay`: images that tell news from divergence.
+    fn step_beside(&mut self, views: &Views, replay: &[u8]) -> Result<StepReport, LearnError> {
         let (images, needed) = (views.count(), self.objective.minimum_images());
         if images < needed {
             return Ok(self.skip(images, None, Skip::TooFewImages { images, needed }));
         }
         let before = self.backbone.statistics().force_contiguous()?;
+        self.changing = false;
+        let result = self.descend_on(views, replay, &before);
+        if result.is_err() && !self.changing {
+            // A failed step leaves no trace; should this fail as well, the first error says more.
+            let _ = self.put_back(&before);
+        }
+        result
+    }
+
+    fn descend_on(&mut self, views: &Views, replay: &[u8], before: &Tensor) -> Result<StepReport, LearnError> {
+        let images = views.count();
         let mut clock = Clock::start();
         let mut seconds = StepSeconds::default();
-
-        let features = self.backbone.forward(&Tensor::cat(&[&views.first, &views.second], 0)?, 2)?;
-        seconds.forward = clock.lap();
-        let leaf = Var::from_tensor(&features.detach())?;
-        let loss = self.loss(views, &leaf)?;
+        let (mut leaf, mut loss) = self.forward(views, &mut clock, &mut seconds)?;
         let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if !value.is_finite() {
-            return self.reject(images, value, Skip::LossNotFinite, &before);
+            return self.reject(images, value, Skip::LossNotFinite, before);
+        }
+        if self.guard.loss_bound(images).is_some_and(|bound| value > bound) {
+            self.put_back(before)?;
+            if !self.is_news(images, replay)? {
+                return self.reject(images, value, Skip::LossOutOfBounds, before);
+            }
+            // What the forward pass had kept for the backward pass is gone.
+            (leaf, loss) = self.forward(views, &mut clock, &mut seconds)?;
         }
         let gradients = loss.backward()?;
         let of = |var: &Var| gradients.get(var).map_or_else(|| var.zeros_like(), |gradient| Ok(gradient.detach()));
         let features_gradient = of(&leaf)?;
         let of_head = self.head.variables().iter().map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?;
-        seconds.loss = clock.lap();
+        seconds.loss += clock.lap();
         let gradient = self.backbone.backward(&features_gradient)?;
         seconds.backward = clock.lap();
         let gradient = self.strategy.regularise(self.backbone.parameters(), gradient)?.detach();
-        if !is_finite(&gradient)? || !all_finite(&of_head)? {
-            return self.reject(images, value, Skip::GradientNotFinite, &before);
+        let long = self.learning_rate() * length(&gradient)?;
+        if !long.is_finite() || !all_finite(&of_head)? {
+            return self.reject(images, value, Skip::GradientNotFinite, before);
         }
+        if self.guard.length_bound(images).is_some_and(|bound| long > bound) {
+            return self.reject(images, value, Skip::StepOutOfBounds, before);
+        }
+        self.changing = true;
         self.descend(&gradient, &of_head)?;
+        self.changing = false;
         seconds.update = clock.lap();
 
+        self.guard.took(images, value, long);
+        self.rate = self.rate.after_a_step();
         let step = self.step;
         self.step += 1;
         Ok(StepReport { step, images, loss: Some(value), skipped: None, seconds })
+    }
+
+    /// The features as the leaf that the loss's gradient ends at, and the loss.
+    fn forward(
+        &mut self,
+        views: &Views,
+        clock: &mut Clock,
+        seconds: &mut StepSeconds,
+    ) -> Result<(Var, Tensor), LearnError> {
+        let features = self.backbone.forward(&Tensor::cat(&[&views.first, &views.second], 0)?, 2)?;
+        seconds.forward += clock.lap();
+        let leaf = Var::from_tensor(&features.detach())?;
+        let loss = self.loss(views, &leaf)?;
+        seconds.loss += clock.lap();
+        Ok((leaf, loss))
+    }
+
+    /// Whether a loss that is out of bounds comes from images of a new kind: as many old ones have a usual loss then.
+    /// Without so many there is nothing to tell by, and it counts as divergence.
+    fn is_news(&mut self, images: usize, replay: &[u8]) -> Result<bool, LearnError> {
+        let Some(old) = replay.get(..images * self.preset.image_bytes()) else { return Ok(false) };
+        let bound = self.guard.loss_bound(images);
+        Ok(self.probe_loss(old)?.zip(bound).is_some_and(|(loss, bound)| loss <= bound))
     }
 
     /// The objective's loss of images without learning from them: packed RGB8, at least [`Objective::minimum_images`] of them.
@@ -369,14 +441,15 @@ impl Trainer {
     }
 
     fn descend(&mut self, gradient: &Tensor, of_head: &[Tensor]) -> Result<(), LearnError> {
+        let sgd = Sgd { learning_rate: self.learning_rate(), ..self.sgd };
         let factor = if self.given.is_some() { self.given_rate_factor } else { 1.0 };
-        let of_encoder = Sgd { learning_rate: factor * self.sgd.learning_rate, ..self.sgd };
+        let of_encoder = Sgd { learning_rate: factor * sgd.learning_rate, ..sgd };
         for range in self.frozen.trainable(self.backbone.layout()) {
             let part = |flat: &Tensor| flat.narrow(0, range.start, range.len());
             of_encoder.step(&part(self.backbone.parameters())?, &part(&self.momentum)?, &part(gradient)?)?;
         }
         for (((_, var), buffer), gradient) in self.head.variables().iter().zip(&self.head_momentum).zip(of_head) {
-            self.sgd.step(var, buffer, gradient)?;
+            sgd.step(var, buffer, gradient)?;
         }
         Ok(self.strategy.after_step(self.backbone.parameters(), gradient)?)
     }
@@ -396,7 +469,11 @@ impl Trainer {
         self.put_back(statistics)?;
         let report = self.skip(images, Some(loss), reason);
         self.step += 1;
-        self.guard.record(report.step)?;
+        let fault = match reason {
+            Skip::LossOutOfBounds | Skip::StepOutOfBounds => Fault::OutOfBounds,
+            _ => Fault::NotFinite,
+        };
+        self.guard.record(report.step, fault)?;
         Ok(report)
     }
 
@@ -421,20 +498,7 @@ fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
     Ok(true)
 }
 
-/// Seconds between one moment and the next.
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self) -> f64 {
-        let seconds = self.0.elapsed().as_secs_f64();
-        self.0 = Instant::now();
-        seconds
-    }
-}
-
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod tests;

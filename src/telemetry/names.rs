@@ -115,6 +115,8 @@ metrics! {
     LearnLoss "learn_loss" Gauge [Objective] "Loss of the last gradient step.";
     LearnRollbacks "learn_rollbacks_total" Counter [] "Times that training went back to a checkpoint.";
     LearnFrozen "learn_frozen" Gauge [] "Whether training was given up: 1, else 0.";
+    LearnHalved "learn_halved" Gauge [] "Whether batches are halved, since the device ran out of memory: 1, else 0.";
+    LearnOutOfBounds "learn_out_of_bounds_total" Counter [] "Gradient steps dropped, since their loss or gradient was far out of what was usual.";
     LearnPaused "learn_paused" Gauge [] "Whether training rests because somebody asked for it: 1, else 0.";
     LearnNonfinite "learn_nonfinite_total" Counter [] "Gradient steps dropped, since their loss or gradient was not finite.";
 

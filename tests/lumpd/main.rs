@@ -7,6 +7,10 @@ mod torchvision;
 mod pictures;
 mod process;
 
+mod crash;
+#[path = "../fuzz/mod.rs"]
+mod fuzz;
+
 mod access;
 mod answers;
 mod command_line;

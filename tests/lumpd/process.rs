@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -160,6 +160,11 @@ impl Process {
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
     }
 }
 
@@ -362,7 +367,7 @@ impl Daemon {
             let ended = self.process.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "the daemon ended before {what}: {ended:?}\n{}", self.process);
             assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}\n{}", self.process);
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -376,6 +381,24 @@ impl Daemon {
     /// `kill -9`.
     pub fn kill(self) {
         self.process.kill();
+    }
+
+    /// `kill -9`; then everything it had logged.
+    pub fn kill_with_log(mut self) -> String {
+        self.process.child.kill().expect("it runs");
+        self.process.child.wait().expect("it ends");
+        self.process.log.take().map(Reading::into_text).unwrap_or_default()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    /// Posts an encoded image; the status, where there is an answer.
+    pub fn try_post(&self, path: &str, image: &[u8]) -> Option<u16> {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n");
+        self.connect().and_then(|stream| exchange(stream, &head, image)).ok().map(|answer| answer.status)
     }
 
     /// SIGTERM; then its exit code and its log.

@@ -112,6 +112,15 @@ pub struct LearnStatus {
     pub skipped_for_training: u64,
     /// Steps left out because loss or gradient was not finite.
     pub nonfinite_steps: u64,
+    /// Steps left out because loss or gradient was far out of what was usual.
+    #[serde(default)]
+    pub out_of_bounds_steps: u64,
+    /// Times that training went back to a checkpoint.
+    #[serde(default)]
+    pub rollbacks: u64,
+    /// Batches are halved, since the device ran out of memory.
+    #[serde(default)]
+    pub halved: bool,
     /// Images through training a second, replayed ones included; mean over the last seconds.
     pub images_per_second: f64,
     /// No frame has come for a while; the learner rehearses from the buffer.

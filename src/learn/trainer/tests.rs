@@ -5,11 +5,11 @@ use crate::config::{EncoderLayer, Random};
 use crate::encoder::{GivenWeights, PlainResNet18, Stem, to_safetensors};
 use crate::learn::{Cost, MODEL_FILE, STATE_FILE};
 
-fn preset() -> Preset {
+pub(super) fn preset() -> Preset {
     Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() }
 }
 
-fn settings(objective: ObjectiveKind, strategy: StrategyKind) -> LearnSettings {
+pub(super) fn settings(objective: ObjectiveKind, strategy: StrategyKind) -> LearnSettings {
     LearnSettings { objective, strategy, learning_rate: 0.05, ..LearnSettings::default() }
 }
 
@@ -21,12 +21,12 @@ fn lump() -> Trainer {
     trainer(&settings(ObjectiveKind::SimClr, StrategyKind::Lump))
 }
 
-fn images(event: u64, count: usize) -> Vec<u8> {
+pub(super) fn images(event: u64, count: usize) -> Vec<u8> {
     let mut random = Seed(4).random("test images", event);
     (0..count * preset().image_bytes()).map(|_| random.below(256) as u8).collect()
 }
 
-fn id(trainer: &Trainer) -> EncoderId {
+pub(super) fn id(trainer: &Trainer) -> EncoderId {
     EncoderId::of(trainer.backbone()).unwrap()
 }
 
