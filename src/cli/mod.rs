@@ -24,6 +24,7 @@ mod configuration;
 mod demo;
 mod devices;
 mod exit;
+mod experiment;
 mod feed;
 mod forgetting;
 mod label;
@@ -93,6 +94,8 @@ enum Verb {
     Validate(validate::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
+    /// Compare strategies on datasets with labels, as the field does
+    Experiment(experiment::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Print the completion script of a shell
@@ -120,6 +123,7 @@ impl CommandLine {
             Verb::Feed(arguments) => feed::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
+            Verb::Experiment(arguments) => experiment::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod parity;
+mod parity_strategies;
 
 mod pictures;
 mod process;
@@ -9,6 +10,7 @@ mod process;
 mod answers;
 mod demo;
 mod drift;
+mod experiment;
 mod ingest;
 mod refusals;
 mod restart;
