@@ -49,7 +49,7 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .checkpoint
         .as_ref()
         .map_or_else(|| "none yet".into(), |last| format!("{} ago, at step {}", duration(last.age_seconds), last.step));
-    let pairs = [
+    let mut pairs = vec![
         ("device", format!("{} (asked for {}: {})", device.taken, device.asked, device.reason)),
         ("encoder", encoder(&status.preset, status.encoder.as_ref())),
         ("stream", format!("{} accepted of {}, {rate:.1} a second", stream.accepted, count(stream.received, "frame"))),
@@ -68,6 +68,9 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         ("checkpoint", checkpoint),
         ("memory", or_dash(status.resident_bytes.map(Bytes))),
     ];
+    if let Some(error) = &status.database.error {
+        pairs.push(("database", error.clone()));
+    }
     print_pairs(&pairs, out)
 }
 

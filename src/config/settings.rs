@@ -267,11 +267,44 @@ pub enum Durability {
 pub struct EncoderSettings {
     /// A preset's name (`models/NAME.toml`, built in) or the path of such a card.
     pub preset: String,
+    /// Weights to start from: a safetensors file with torchvision's names. A checkpoint of the state folder goes before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// Layers that stay as they are: parameters and running statistics of batch norm.
+    pub freeze: Vec<EncoderLayer>,
+}
+
+/// Parts of the encoder, in the order of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EncoderLayer {
+    /// The first convolution and its batch norm (`conv1`, `bn1`).
+    Stem,
+    Layer1,
+    Layer2,
+    Layer3,
+    Layer4,
+}
+
+impl EncoderLayer {
+    /// All, from the images to the features.
+    pub const ALL: [Self; 5] = [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4];
+
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stem => "stem",
+            Self::Layer1 => "layer1",
+            Self::Layer2 => "layer2",
+            Self::Layer3 => "layer3",
+            Self::Layer4 => "layer4",
+        }
+    }
 }
 
 impl Default for EncoderSettings {
     fn default() -> Self {
-        Self { preset: "resnet18-w16".into() }
+        Self { preset: "resnet18-w16".into(), weights: None, freeze: Vec::new() }
     }
 }
 
@@ -292,6 +325,8 @@ pub struct LearnSettings {
     /// Seconds without a frame after which the stream counts as idle.
     pub idle_after_seconds: f64,
     pub learning_rate: f64,
+    /// Times the learning rate: that of layers that came from `encoder.weights`.
+    pub given_rate_factor: f64,
     pub momentum: f64,
     pub weight_decay: f64,
     /// Both parameters of the Beta distribution of LUMP's mixing weight.
@@ -321,6 +356,7 @@ impl Default for LearnSettings {
             idle_steps_per_second: 5.0,
             idle_after_seconds: 1.0,
             learning_rate: 0.05,
+            given_rate_factor: 1.0,
             momentum: 0.9,
             weight_decay: 5e-4,
             mix_alpha: 0.4,

@@ -20,6 +20,7 @@ use super::probe_file::ProbeFile;
 use super::published::{Input, Published};
 use super::shared::Shared;
 use crate::config::Config;
+use crate::config::durable::Database;
 use crate::decode::Decoder;
 use crate::evaluate::ProbeSets;
 use crate::knn::Labels;
@@ -58,6 +59,7 @@ pub struct Live {
     pub probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     pub labels: Arc<Labels>,
     pub moments: Arc<Moments>,
+    pub database: Arc<Database>,
     pub mailbox: Arc<Mailbox<Command>>,
     pub intake: IntakeHandle,
     pub opened: Vec<Opened>,

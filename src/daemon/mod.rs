@@ -24,6 +24,7 @@ mod resume;
 mod shared;
 mod start;
 mod state_dir;
+mod unwritten;
 
 pub use lifecycle::{Daemon, DaemonError};
 pub use start::StartError;

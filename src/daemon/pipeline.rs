@@ -11,16 +11,18 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::answers::DaemonState;
 use super::learner::Command;
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
 use super::shared::Shared;
+use super::unwritten::{Unwritten, insist};
 use crate::config::Fit;
 use crate::decode::{DecodeError, Decoder, to_square};
 use crate::evaluate::{EvaluateError, Placement, ProbeSets};
-use crate::knn::{KnnError, Labels};
-use crate::replay::{Decision, Record, ReplayBuffer, ReplayError, SlotMeta};
+use crate::knn::Labels;
+use crate::replay::{Decision, Record, ReplayBuffer, ReplayError};
 use crate::segment::{Observation, SegmentError, SegmentEvent, Segmenter, TaskId};
 use crate::stream::{Frame, FrameId, Intake, Next, Verdict};
 use crate::telemetry::{Metric, observe};
@@ -61,6 +63,7 @@ pub struct Pipeline {
     pub shared: Arc<Shared>,
     pub next: FrameId,
     pub recent: Recent,
+    pub unwritten: Unwritten,
 }
 
 /// A decoded frame as the encoder takes it.
@@ -76,6 +79,14 @@ struct Taken {
     id: FrameId,
     hash: [u8; 16],
     pixels: Vec<u8>,
+}
+
+impl Taken {
+    fn record(&self) -> Record<'_> {
+        let Self { frame, id, hash, pixels } = self;
+        let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
+        Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels }
+    }
 }
 
 /// What became of a group.
@@ -94,8 +105,11 @@ impl Pipeline {
         loop {
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
-                Next::Idle => {}
-                Next::End => return Ok(self.buffer.sync().map(|_| ())?),
+                Next::Idle => self.write_rest(),
+                Next::End => {
+                    self.write_rest();
+                    return Ok(self.buffer.sync().map(|_| ())?);
+                }
             }
         }
     }
@@ -108,7 +122,7 @@ impl Pipeline {
         let observations = self.segment(&taken)?;
         let Remembered { for_training, kept } = self.remember(&taken)?;
         let started = Instant::now();
-        self.buffer.commit()?;
+        self.insist(ReplayBuffer::commit)?;
         observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
         self.label(&taken, &kept);
@@ -119,7 +133,35 @@ impl Pipeline {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
         self.tell(&events);
+        self.write_rest();
         Ok(())
+    }
+
+    /// Writes to the replay buffer, again and again while the disk is full and the daemon is not asked to stop.
+    fn insist<T>(
+        &mut self,
+        mut write: impl FnMut(&mut ReplayBuffer) -> Result<T, ReplayError>,
+    ) -> Result<T, ReplayError> {
+        let (buffer, shared) = (&mut self.buffer, &self.shared);
+        insist(|| shared.state() != DaemonState::Draining, || write(buffer))
+    }
+
+    /// Writes to the database what changed. What it does not take is written later: the database says when it fails and
+    /// when it is well again.
+    fn write_rest(&mut self) {
+        if self.unwritten.boundaries {
+            let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
+            match segmenter.register_mut().save() {
+                Ok(()) => self.unwritten.boundaries = false,
+                Err(error) => tracing::debug!(code = error.code(), "the register of tasks waits: {error}"),
+            }
+        }
+        if let Err(error) = self.moments.save() {
+            tracing::debug!("beginnings of tasks wait: {error}");
+        }
+        if let Err(error) = self.unwritten.write_labels(&self.labels) {
+            tracing::debug!(code = error.code(), "labels wait: {error}");
+        }
     }
 
     /// Decodes in parallel; what cannot be decoded is answered here.
@@ -162,57 +204,57 @@ impl Pipeline {
         let frames: Vec<_> = taken.iter().map(|t| (t.frame.source, t.id, t.pixels.as_slice())).collect();
         let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
         let observations = segmenter.observe_batch(&frames, self.side as usize)?;
-        if observations.iter().any(|o| !o.events.is_empty())
-            && let Err(error) = segmenter.register_mut().save()
-        {
-            // The register is whole in memory and written again with the next change and with the checkpoint.
-            tracing::error!(code = error.code(), "the task register could not be written: {error}");
-        }
+        self.unwritten.boundaries |= observations.iter().any(|o| !o.events.is_empty());
         Ok(observations)
     }
 
     /// Holds probes out, offers the rest to the replay buffer.
     fn remember(&mut self, taken: &[Taken]) -> Result<Remembered, PipelineError> {
-        let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
-        let register = segmenter.register();
-        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut for_training, mut kept, mut gone) = (Vec::with_capacity(taken.len()), HashSet::new(), Vec::new());
-        for Taken { frame, id, hash, pixels } in taken {
-            let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
-            let record =
-                Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels };
-            let task = register.task_of(frame.source, *id).unwrap_or(TaskId(0));
-            if probes.observe(*id, &meta_of(&record), pixels, task)? == Placement::HeldOut {
-                kept.insert(*id);
-                continue;
+        let mut kept = self.hold_out(taken)?;
+        let mut for_training = Vec::with_capacity(taken.len());
+        for taken in taken.iter().filter(|taken| !kept.contains(&taken.id)).collect::<Vec<_>>() {
+            if let Decision::Stored { evicted, .. } = self.offer(&taken.record())? {
+                kept.insert(taken.id);
+                // Labels live as long as their images.
+                evicted.into_iter().for_each(|gone| self.unwritten.forget(gone, &self.labels));
             }
-            if let Decision::Stored { evicted, .. } = self.buffer.offer(&record)? {
-                kept.insert(*id);
-                gone.extend(evicted);
-            }
-            for_training.push(pixels.clone());
+            for_training.push(taken.pixels.clone());
         }
-        probes.storage_mut().commit()?;
-        drop(probes);
-        drop(segmenter);
-        self.forget_labels(&gone);
         Ok(Remembered { for_training, kept })
     }
 
-    /// Keeps the labels that senders gave, of what is kept itself.
-    fn label(&self, taken: &[Taken], kept: &HashSet<FrameId>) {
-        let labelled = taken.iter().filter_map(|t| Some((t.id, t.frame.label.as_deref()?)));
-        let given: Vec<(FrameId, &str)> = labelled.filter(|(id, _)| kept.contains(id)).collect();
-        if !given.is_empty() {
-            note_label_failure(self.labels.set(&given));
+    /// The frames that became probes.
+    fn hold_out(&self, taken: &[Taken]) -> Result<HashSet<FrameId>, PipelineError> {
+        let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = HashSet::new();
+        for taken in taken {
+            let task = segmenter.register().task_of(taken.frame.source, taken.id).unwrap_or(TaskId(0));
+            let meta = taken.record().meta();
+            if probes.observe(taken.id, &meta, &taken.pixels, task)? == Placement::HeldOut {
+                held.insert(taken.id);
+            }
+        }
+        probes.storage_mut().commit()?;
+        Ok(held)
+    }
+
+    fn offer(&mut self, record: &Record<'_>) -> Result<Decision, ReplayError> {
+        loop {
+            match self.insist(|buffer| buffer.offer(record)) {
+                // Writes that the disk refused count for the group, too.
+                Err(ReplayError::GroupFull { .. }) => drop(self.insist(ReplayBuffer::commit)?),
+                other => return other,
+            }
         }
     }
 
-    /// Labels live as long as their images.
-    fn forget_labels(&self, gone: &[FrameId]) {
-        let labelled: Vec<FrameId> = gone.iter().copied().filter(|&id| self.labels.get(id).is_some()).collect();
-        if !labelled.is_empty() {
-            note_label_failure(self.labels.remove(&labelled).map(|_| ()));
+    /// Keeps the labels that senders gave, of what is kept itself.
+    fn label(&mut self, taken: &[Taken], kept: &HashSet<FrameId>) {
+        for taken in taken.iter().filter(|taken| kept.contains(&taken.id)) {
+            if let Some(label) = &taken.frame.label {
+                self.unwritten.label(taken.id, label);
+            }
         }
     }
 
@@ -235,12 +277,6 @@ impl Pipeline {
                 _ => {}
             }
         }
-    }
-}
-
-fn note_label_failure(result: Result<(), KnnError>) {
-    if let Err(error) = result {
-        tracing::error!(code = error.code(), "labels could not be written: {error}");
     }
 }
 
@@ -273,11 +309,6 @@ fn square_of(decoder: &Decoder, fit: Fit, side: u32, bytes: &[u8]) -> Result<Squ
     let pixels = to_square(&decoder.decode(bytes)?, side, fit).into_pixels();
     observe(Metric::DecodeDuration, &[], started.elapsed());
     Ok(Square { hash: hash_of(bytes), pixels })
-}
-
-fn meta_of(record: &Record<'_>) -> SlotMeta {
-    let &Record { id, source, source_sequence, wall_time_ns, content_hash, .. } = record;
-    SlotMeta { id, source, source_sequence, wall_time_ns, content_hash, tag: 0 }
 }
 
 /// First 16 bytes of the BLAKE3 hash.

@@ -83,6 +83,10 @@ impl Live {
             gauge(Metric::PublishTimestamp, &[], published.at.as_millisecond() as f64 / 1000.0);
             gauge(Metric::BankEmbeddings, &[], published.bank.len() as f64);
         }
+        let database = self.database.health();
+        gauge(Metric::DatabaseWritable, &[], f64::from(u8::from(database.trouble.is_none())));
+        total(Metric::DatabaseFailures, &[], database.failures);
+        total(Metric::DatabaseRecoveries, &[], database.recoveries);
         if let Some(bytes) = crate::device::resident_bytes() {
             gauge(Metric::ResidentMemory, &[], bytes as f64);
         }

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use arc_swap::ArcSwapOption;
-use redb::Database;
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
@@ -20,6 +19,8 @@ use super::published::{Input, Publisher};
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
 use super::state_dir::StateDirError;
+use super::unwritten::Unwritten;
+use crate::config::durable::Database;
 use crate::config::{Config, Seed};
 use crate::decode::Decoder;
 use crate::device::{self, DeviceError};
@@ -85,6 +86,7 @@ pub(super) struct Parts {
     probes: Arc<Mutex<ProbeSets<ProbeFile>>>,
     labels: Arc<Labels>,
     moments: Arc<Moments>,
+    database: Arc<Database>,
     pub(super) ledger: Ledger,
     checkpoints: Checkpoints,
     resumed: Option<Resumed>,
@@ -135,7 +137,8 @@ impl Parts {
             probes: Arc::new(Mutex::new(probes)),
             labels: Arc::new(Labels::open(Arc::clone(&database))?),
             moments: Arc::new(Moments::open(Arc::clone(&database)).map_err(failed)?),
-            ledger: Ledger::new(database)?,
+            ledger: Ledger::new(Arc::clone(&database))?,
+            database,
             checkpoints,
             resumed,
             monitor,
@@ -161,6 +164,7 @@ impl Parts {
             probes: Arc::clone(&self.probes),
             labels: Arc::clone(&self.labels),
             moments: Arc::clone(&self.moments),
+            database: Arc::clone(&self.database),
             mailbox: Arc::clone(mailbox),
             intake: intake.clone(),
             opened: inlets.opened.clone(),
@@ -204,6 +208,7 @@ impl Parts {
             shared: Arc::clone(&self.shared),
             next,
             recent,
+            unwritten: Unwritten::default(),
         };
         let learner = Learner {
             settings: self.config,
@@ -235,8 +240,7 @@ impl Parts {
 }
 
 fn open_database(path: &Path) -> Result<Arc<Database>, StartError> {
-    let database =
-        Database::create(path).map_err(|error| StartError::Database { path: path.into(), source: error.into() })?;
+    let database = Database::create(path).map_err(|source| StartError::Database { path: path.into(), source })?;
     Ok(Arc::new(database))
 }
 

@@ -18,9 +18,11 @@ mod architecture;
 mod backbone;
 mod cpu;
 mod error;
+mod frozen;
 mod heads;
 mod id;
 mod norm;
+mod pool;
 mod preset;
 mod resnet;
 
@@ -30,6 +32,7 @@ pub use architecture::{Block, blocks, initial_parameters, initial_statistics, pa
 pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
 pub use error::EncoderError;
+pub use frozen::Frozen;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
@@ -45,7 +48,7 @@ use crate::config::Seed;
 /// Where the device cannot hold the parameters.
 pub fn build(preset: &Preset, device: &Device, seed: Seed) -> Result<Box<dyn Backbone>, EncoderError> {
     if device.is_cpu() {
-        return Ok(Box::new(CpuResNet18::new(preset.width, seed)?));
+        return Ok(Box::new(CpuResNet18::new(preset, seed)?));
     }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }

@@ -142,6 +142,10 @@ metrics! {
     CheckpointDuration "checkpoint_duration_seconds" Histogram [] "Time to write one checkpoint.";
     CheckpointErrors "checkpoint_errors_total" Counter [] "Checkpoints that could not be written.";
 
+    DatabaseWritable "state_database_writable" Gauge [] "Whether the state folder's database takes writes: 1, else 0.";
+    DatabaseFailures "state_database_failures_total" Counter [] "Times that the database was closed, since the disk refused.";
+    DatabaseRecoveries "state_database_recoveries_total" Counter [] "Times that it was opened again and written to.";
+
     ResidentMemory "resident_memory_bytes" Gauge [] "Resident memory of the daemon.";
 }
 

@@ -11,6 +11,7 @@ mod answers;
 mod demo;
 mod drift;
 mod experiment;
+mod full_disk;
 mod ingest;
 mod refusals;
 mod restart;

@@ -136,6 +136,7 @@ impl Answers for Fake {
             },
             buffer: self.buffer().summary,
             checkpoint: None,
+            database: DatabaseStatus { writable: true, error: None, failures: 0, recoveries: 0 },
             resident_bytes: Some(100 << 20),
         }
     }

@@ -44,8 +44,22 @@ pub struct Status {
     pub buffer: BufferSummary,
     /// The last one written or restored; null before the first.
     pub checkpoint: Option<CheckpointStatus>,
+    /// The state folder's database: ledger of files, tasks, labels.
+    pub database: DatabaseStatus,
     /// Physical memory the process takes; null where the system does not tell.
     pub resident_bytes: Option<u64>,
+}
+
+/// Whether the state folder's database takes writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseStatus {
+    pub writable: bool,
+    /// What stands in the way, and what to do; null where it is writable.
+    pub error: Option<String>,
+    /// Times that it was closed because the disk refused, since the start.
+    pub failures: u64,
+    /// Times that it was opened again and written to.
+    pub recoveries: u64,
 }
 
 /// What was asked for, what was taken, and why.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::{Live, name_of};
+use crate::config::durable::DatabaseHealth;
 use crate::daemon::answers::{
-    BufferStatus, BufferSummary, CheckpointStatus, EncoderStatus, LearnStatus, SegmentStatus, SourceState,
-    SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
+    BufferStatus, BufferSummary, CheckpointStatus, DatabaseStatus, EncoderStatus, LearnStatus, SegmentStatus,
+    SourceState, SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
 };
 use crate::segment::{Phase, Segmenter, Span, Task};
 use crate::stream::FrameId;
@@ -36,8 +37,14 @@ impl Live {
             segment: segment_status(&self.segmenter()),
             buffer: self.buffer_summary(),
             checkpoint: self.checkpoint_status(),
+            database: self.database_status(),
             resident_bytes: crate::device::resident_bytes(),
         }
+    }
+
+    fn database_status(&self) -> DatabaseStatus {
+        let DatabaseHealth { trouble, failures, recoveries } = self.database.health();
+        DatabaseStatus { writable: trouble.is_none(), error: trouble, failures, recoveries }
     }
 
     fn learn_status(&self) -> LearnStatus {
