@@ -29,6 +29,7 @@ mod devices;
 mod doctor;
 mod events;
 mod exit;
+mod experiment;
 mod export;
 mod feed;
 mod forget;
@@ -128,6 +129,8 @@ enum Verb {
     Selftest(selftest::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
+    /// Compare strategies on datasets with labels, as the field does
+    Experiment(experiment::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Measure what this build reaches on this machine
@@ -168,6 +171,7 @@ impl CommandLine {
             Verb::Export(arguments) => export::run(arguments, out),
             Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
+            Verb::Experiment(arguments) => experiment::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),

@@ -20,8 +20,8 @@ use super::plan::{Budget, EncoderShape, Plan};
 use super::problem::Problem;
 use super::settings::{
     CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings, EvaluateSettings,
-    KnnSettings, LearnSettings, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings, SourceKind,
-    SourceSettings,
+    KnnSettings, LearnSettings, ObjectiveKind, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings,
+    SourceKind, SourceSettings,
 };
 
 /// Checks every setting; `encoder` is the shape of the preset that `config.encoder` names.
@@ -223,6 +223,24 @@ impl Findings {
         self.range("learn.momentum", learn.momentum, 0.0, 0.9999);
         self.range("learn.weight_decay", learn.weight_decay, 0.0, 1.0);
         self.range("learn.mix_alpha", learn.mix_alpha, 0.001, 1000.0);
+        let weights = [
+            ("learn.si_weight", learn.si_weight),
+            ("learn.der_weight", learn.der_weight),
+            ("learn.distil_weight", learn.distil_weight),
+            ("learn.align_weight", learn.align_weight),
+        ];
+        weights.into_iter().for_each(|(key, weight)| self.range(key, weight, 0.0, 1e6));
+        self.range("learn.ema_decay", learn.ema_decay, 0.0, 1.0);
+        self.range("learn.classes", learn.classes, 1, 1_000_000);
+        if let Some(why) = learn.strategy.refused_on_a_stream() {
+            let message = format!("is for experiments only (lumpd experiment): {why}");
+            self.problems.push(Problem::error("not-on-a-stream", "learn.strategy", name_of(&learn.strategy), message));
+        }
+        if learn.objective == ObjectiveKind::Supervised {
+            let message = "is for experiments only (lumpd experiment): a stream has no labels";
+            let name = name_of(&learn.objective);
+            self.problems.push(Problem::error("not-on-a-stream", "learn.objective", name, message));
+        }
     }
 
     fn publish(&mut self, publish: &PublishSettings) {
@@ -310,6 +328,11 @@ pub const HTTP_SOURCE: &str = "http";
 /// Below the number of values that a metric's label may take.
 const MOST_SOURCES: usize = 100;
 
+/// As a configuration file has it.
+fn name_of(kind: &impl serde::Serialize) -> String {
+    toml::Value::try_from(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn key(index: usize, name: &str) -> String {
     format!("source.{index}.{name}")
 }
@@ -379,6 +402,15 @@ mod tests {
         let text = format!("{HERE}[replay]\nslots = 32");
         assert_problem(&text, "learn.replay_batch", "large-replay-batch");
         assert!(check(toml::from_str(&text).unwrap(), ENCODER).is_ok());
+    }
+
+    #[test]
+    fn what_needs_labels_or_tasks_by_name_is_for_experiments() {
+        assert_problem(&format!("{HERE}[learn]\nstrategy = \"gss\""), "learn.strategy", "not-on-a-stream");
+        assert_problem(&format!("{HERE}[learn]\nobjective = \"supervised\""), "learn.objective", "not-on-a-stream");
+        for strategy in ["lump+", "si", "der", "cassle", "ema", "finetune"] {
+            assert_eq!(problems(&format!("{HERE}[learn]\nstrategy = \"{strategy}\"")), [], "{strategy}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod parity;
+mod parity_strategies;
 mod torchvision;
 
 mod pictures;
@@ -17,6 +18,7 @@ mod command_line;
 mod demo;
 mod deploy;
 mod drift;
+mod experiment;
 mod full_disk;
 mod ingest;
 mod refusals;
