@@ -49,7 +49,7 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .checkpoint
         .as_ref()
         .map_or_else(|| "none yet".into(), |last| format!("{} ago, at step {}", duration(last.age_seconds), last.step));
-    let pairs = [
+    let mut pairs = vec![
         ("device", format!("{} (asked for {}: {})", device.taken, device.asked, device.reason)),
         ("encoder", encoder(&status.preset, status.encoder.as_ref())),
         ("stream", format!("{} accepted of {}, {rate:.1} a second", stream.accepted, count(stream.received, "frame"))),
@@ -68,6 +68,9 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         ("checkpoint", checkpoint),
         ("memory", or_dash(status.resident_bytes.map(Bytes))),
     ];
+    if let Some(error) = &status.database.error {
+        pairs.push(("database", error.clone()));
+    }
     print_pairs(&pairs, out)
 }
 
@@ -99,6 +102,15 @@ fn learning(learn: &LearnStatus) -> String {
     }
     if learn.nonfinite_steps > 0 {
         text += &format!(", {} not finite", count(learn.nonfinite_steps, "step"));
+    }
+    if learn.out_of_bounds_steps > 0 {
+        text += &format!(", {} out of bounds", count(learn.out_of_bounds_steps, "step"));
+    }
+    if learn.rollbacks > 0 {
+        text += &format!(", {}", count(learn.rollbacks, "roll-back"));
+    }
+    if learn.halved {
+        text += ", batches halved for want of device memory";
     }
     text
 }

@@ -1,9 +1,14 @@
-//! Small files that are either the old one or the new one, whatever stops the machine.
+//! What survives: small files that are either the old one or the new one, whatever stops the machine, and the state
+//! folder's database.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+mod database;
+
+pub use database::{Database, DatabaseHealth, free_bytes};
 
 /// Creates `path`, which must not exist, readable by its owner only, and returns once its bytes are on the disk. Its
 /// name is durable only after [`sync_folder`] of the folder.

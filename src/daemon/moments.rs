@@ -3,11 +3,12 @@
 //! The register knows frames by number only. A boundary is placed some hundred frames back, so the times of recent frames
 //! are remembered until it is known which of them begin a task.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
+use crate::config::durable::Database;
 use crate::stream::FrameId;
 
 /// Frame number -> nanoseconds since the Unix epoch.
@@ -28,21 +29,25 @@ pub struct Moments {
 struct Times {
     recent: VecDeque<(FrameId, i64)>,
     beginnings: BTreeMap<FrameId, i64>,
+    /// Beginnings to write or, where they are no longer kept, to remove.
+    unsaved: BTreeSet<FrameId>,
 }
 
 impl Moments {
     /// # Errors
     /// Where the table cannot be read.
     pub fn open(database: Arc<Database>) -> Result<Self, redb::Error> {
-        let transaction = database.begin_write()?;
-        transaction.open_table(BEGINNINGS)?;
-        transaction.commit()?;
-        let mut beginnings = BTreeMap::new();
-        for row in database.begin_read()?.open_table(BEGINNINGS)?.iter()? {
-            let (frame, time) = row?;
-            beginnings.insert(FrameId(frame.value()), time.value());
-        }
-        Ok(Self { database, times: Mutex::new(Times { recent: VecDeque::new(), beginnings }) })
+        // A write transaction makes the table where there is none.
+        let beginnings = database.write(|transaction| {
+            let mut beginnings = BTreeMap::new();
+            for row in transaction.open_table(BEGINNINGS)?.iter()? {
+                let (frame, time) = row?;
+                beginnings.insert(FrameId(frame.value()), time.value());
+            }
+            Ok(beginnings)
+        })?;
+        let times = Times { recent: VecDeque::new(), beginnings, unsaved: BTreeSet::new() };
+        Ok(Self { database, times: Mutex::new(times) })
     }
 
     fn times(&self) -> MutexGuard<'_, Times> {
@@ -57,28 +62,48 @@ impl Moments {
         times.recent.drain(..surplus);
     }
 
-    /// Keeps the time of this frame, if it is still remembered. A failure to write is logged: it costs a date, no data.
+    /// Keeps the time of this frame, if it is still remembered; [`Moments::save`] writes it.
     pub fn keep(&self, frame: FrameId) {
         let mut times = self.times();
         let Ok(at) = times.recent.binary_search_by_key(&frame, |(id, _)| *id) else { return };
         let time = times.recent[at].1;
         times.beginnings.insert(frame, time);
-        let oldest = if times.beginnings.len() > KEPT { times.beginnings.pop_first().map(|(id, _)| id) } else { None };
-        if let Err(error) = self.store(frame, time, oldest) {
-            tracing::error!("the beginning of a task could not be written: {error}");
+        times.unsaved.insert(frame);
+        if times.beginnings.len() > KEPT
+            && let Some((oldest, _)) = times.beginnings.pop_first()
+        {
+            times.unsaved.insert(oldest);
         }
     }
 
-    fn store(&self, frame: FrameId, time: i64, oldest: Option<FrameId>) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut table = transaction.open_table(BEGINNINGS)?;
-            table.insert(frame.0, time)?;
-            if let Some(oldest) = oldest {
-                table.remove(oldest.0)?;
-            }
+    /// Keeps a beginning whose frame has not come yet: a boundary set by hand. [`Moments::save`] writes it.
+    pub fn begin(&self, frame: FrameId, time: i64) {
+        let mut times = self.times();
+        times.beginnings.insert(frame, time);
+        times.unsaved.insert(frame);
+    }
+
+    /// Writes what changed since the last time; does nothing where nothing did.
+    ///
+    /// # Errors
+    /// Those of the database; what changed is then tried again with the next call.
+    pub fn save(&self) -> Result<(), redb::Error> {
+        let mut times = self.times();
+        if times.unsaved.is_empty() {
+            return Ok(());
         }
-        Ok(transaction.commit()?)
+        self.database.write(|transaction| {
+            let mut table = transaction.open_table(BEGINNINGS)?;
+            for frame in &times.unsaved {
+                match times.beginnings.get(frame) {
+                    Some(time) => drop(table.insert(frame.0, time)?),
+                    None => drop(table.remove(frame.0)?),
+                }
+            }
+            Ok(())
+        })?;
+        times.unsaved.clear();
+        Ok(())
     }
 
     /// Wall time of the first frame of a span, nanoseconds since the Unix epoch.
@@ -92,7 +117,7 @@ mod tests {
     use super::*;
 
     fn database(folder: &tempfile::TempDir) -> Arc<Database> {
-        Arc::new(Database::create(folder.path().join("state.redb")).unwrap())
+        Arc::new(Database::create(&folder.path().join("state.redb")).unwrap())
     }
 
     #[test]
@@ -102,6 +127,7 @@ mod tests {
         moments.note((1..=5000).map(|id| (FrameId(id), id as i64 * 10)));
         moments.keep(FrameId(4000));
         moments.keep(FrameId(1));
+        moments.save().unwrap();
         drop(moments);
         let moments = Moments::open(database(&folder)).unwrap();
         assert_eq!(moments.of(FrameId(4000)), Some(40_000));

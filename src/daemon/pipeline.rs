@@ -11,16 +11,20 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::answers::DaemonState;
 use super::learner::Command;
+use super::lockstep::{LockStep, Pending, is_full};
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
+use super::requests::{Request, Requests};
 use super::shared::Shared;
+use super::unwritten::{Unwritten, insist};
 use crate::config::Fit;
 use crate::decode::{DecodeError, Decoder, to_square};
 use crate::evaluate::{EvaluateError, Placement, ProbeSets};
-use crate::knn::{KnnError, Labels};
-use crate::replay::{Decision, Record, ReplayBuffer, ReplayError, SlotMeta};
+use crate::knn::Labels;
+use crate::replay::{Decision, Record, ReplayBuffer, ReplayError};
 use crate::segment::{Observation, SegmentError, SegmentEvent, Segmenter, TaskId};
 use crate::stream::{Frame, FrameId, Intake, Next, Verdict};
 use crate::telemetry::{Metric, observe};
@@ -41,6 +45,8 @@ pub enum PipelineError {
     Probes(#[from] EvaluateError),
     #[error("segmentation does not take a frame: {0}")]
     Segment(#[from] SegmentError),
+    #[error("the journal of locked steps cannot be written: {0}; nothing more is acknowledged")]
+    Journal(std::io::Error),
 }
 
 /// Everything a frame passes through. Owned by the memory thread.
@@ -61,6 +67,10 @@ pub struct Pipeline {
     pub shared: Arc<Shared>,
     pub next: FrameId,
     pub recent: Recent,
+    pub requests: Arc<Requests>,
+    pub unwritten: Unwritten,
+    /// Where steps are locked to the stream.
+    pub lock: Option<Arc<LockStep>>,
 }
 
 /// A decoded frame as the encoder takes it.
@@ -78,6 +88,14 @@ struct Taken {
     pixels: Vec<u8>,
 }
 
+impl Taken {
+    fn record(&self) -> Record<'_> {
+        let Self { frame, id, hash, pixels } = self;
+        let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
+        Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels }
+    }
+}
+
 /// What became of a group.
 struct Remembered {
     for_training: Vec<Vec<u8>>,
@@ -91,13 +109,47 @@ impl Pipeline {
     /// # Errors
     /// Where a commit fails: frames that were not answered are answered with a refusal.
     pub fn run(mut self) -> Result<(), PipelineError> {
+        self.wait_for_training();
         loop {
+            self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
-                Next::Idle => {}
-                Next::End => return Ok(self.buffer.sync().map(|_| ())?),
+                Next::Idle => self.write_rest(),
+                Next::End => {
+                    self.write_rest();
+                    return Ok(self.buffer.sync().map(|_| ())?);
+                }
             }
         }
+    }
+
+    /// Does what readers have asked for.
+    fn attend(&mut self) -> Result<(), PipelineError> {
+        while let Some(Request::Forget { frames, reply }) = self.requests.pop() {
+            let gone = self.forget(&frames);
+            // Whoever asked may have gone.
+            let _ = reply.send(gone.as_ref().cloned().map_err(ToString::to_string));
+            gone?;
+        }
+        Ok(())
+    }
+
+    /// Removes images from the replay buffer and from the probes; those that were there.
+    fn forget(&mut self, frames: &[FrameId]) -> Result<Vec<FrameId>, PipelineError> {
+        let mut gone = Vec::new();
+        for &frame in frames {
+            if self.buffer.forget(frame)? {
+                gone.push(frame);
+            }
+        }
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: Vec<FrameId> = frames.iter().copied().filter(|frame| probes.contains(*frame)).collect();
+        if !held.is_empty() {
+            probes.forget(&held)?;
+            probes.storage_mut().erase_free()?;
+            gone.extend(held);
+        }
+        Ok(gone)
     }
 
     fn take(&mut self, frames: Vec<Frame>) -> Result<(), PipelineError> {
@@ -107,19 +159,71 @@ impl Pipeline {
         }
         let observations = self.segment(&taken)?;
         let Remembered { for_training, kept } = self.remember(&taken)?;
+        self.keep_for_training(&taken)?;
         let started = Instant::now();
-        self.buffer.commit()?;
+        self.insist(ReplayBuffer::commit)?;
         observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
         self.label(&taken, &kept);
         self.shared.images_seen(taken.len() as u64);
-        self.mailbox.push_images(for_training);
         let events: Vec<SegmentEvent> = observations.iter().flat_map(|o| o.events.iter().copied()).collect();
+        // Before the images, so that the learner knows of a boundary when it learns from what came after it.
+        announce(&events, &self.shared, &self.moments, &self.mailbox);
+        self.mailbox.push_images(for_training);
         for (taken, observation) in taken.into_iter().zip(&observations) {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
-        self.tell(&events);
+        self.write_rest();
+        self.wait_for_training();
         Ok(())
+    }
+
+    /// Where steps are locked to the stream, nothing is committed that a restart could not learn from again.
+    fn keep_for_training(&self, taken: &[Taken]) -> Result<(), PipelineError> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        taken.iter().try_for_each(|frame| {
+            let pending = Pending { id: frame.id, hash: frame.hash, pixels: frame.pixels.clone() };
+            loop {
+                match lock.append(&pending) {
+                    Err(error) if is_full(&error) && self.shared.state() != DaemonState::Draining => {
+                        std::thread::sleep(PATIENCE);
+                    }
+                    other => return other.map_err(PipelineError::Journal),
+                }
+            }
+        })
+    }
+
+    /// Where steps are locked to the stream, it waits for those of a whole batch.
+    fn wait_for_training(&self) {
+        self.lock.iter().for_each(|lock| lock.wait());
+    }
+
+    /// Writes to the replay buffer, again and again while the disk is full and the daemon is not asked to stop.
+    fn insist<T>(
+        &mut self,
+        mut write: impl FnMut(&mut ReplayBuffer) -> Result<T, ReplayError>,
+    ) -> Result<T, ReplayError> {
+        let (buffer, shared) = (&mut self.buffer, &self.shared);
+        insist(|| shared.state() != DaemonState::Draining, || write(buffer))
+    }
+
+    /// Writes to the database what changed. What it does not take is written later: the database says when it fails and
+    /// when it is well again.
+    fn write_rest(&mut self) {
+        if self.unwritten.boundaries {
+            let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
+            match segmenter.register_mut().save() {
+                Ok(()) => self.unwritten.boundaries = false,
+                Err(error) => tracing::debug!(code = error.code(), "the register of tasks waits: {error}"),
+            }
+        }
+        if let Err(error) = self.moments.save() {
+            tracing::debug!("beginnings of tasks wait: {error}");
+        }
+        if let Err(error) = self.unwritten.write_labels(&self.labels) {
+            tracing::debug!(code = error.code(), "labels wait: {error}");
+        }
     }
 
     /// Decodes in parallel; what cannot be decoded is answered here.
@@ -162,85 +266,80 @@ impl Pipeline {
         let frames: Vec<_> = taken.iter().map(|t| (t.frame.source, t.id, t.pixels.as_slice())).collect();
         let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
         let observations = segmenter.observe_batch(&frames, self.side as usize)?;
-        if observations.iter().any(|o| !o.events.is_empty())
-            && let Err(error) = segmenter.register_mut().save()
-        {
-            // The register is whole in memory and written again with the next change and with the checkpoint.
-            tracing::error!(code = error.code(), "the task register could not be written: {error}");
-        }
+        self.unwritten.boundaries |= observations.iter().any(|o| !o.events.is_empty());
         Ok(observations)
     }
 
     /// Holds probes out, offers the rest to the replay buffer.
     fn remember(&mut self, taken: &[Taken]) -> Result<Remembered, PipelineError> {
-        let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
-        let register = segmenter.register();
-        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut for_training, mut kept, mut gone) = (Vec::with_capacity(taken.len()), HashSet::new(), Vec::new());
-        for Taken { frame, id, hash, pixels } in taken {
-            let wall_time_ns = frame.captured_at_ns.unwrap_or(frame.received_at_ns);
-            let record =
-                Record { id: *id, source: frame.source, source_sequence: 0, wall_time_ns, content_hash: *hash, pixels };
-            let task = register.task_of(frame.source, *id).unwrap_or(TaskId(0));
-            if probes.observe(*id, &meta_of(&record), pixels, task)? == Placement::HeldOut {
-                kept.insert(*id);
-                continue;
+        let mut kept = self.hold_out(taken)?;
+        let mut for_training = Vec::with_capacity(taken.len());
+        for taken in taken.iter().filter(|taken| !kept.contains(&taken.id)).collect::<Vec<_>>() {
+            if let Decision::Stored { evicted, .. } = self.offer(&taken.record())? {
+                kept.insert(taken.id);
+                // Labels live as long as their images.
+                evicted.into_iter().for_each(|gone| self.unwritten.forget(gone, &self.labels));
             }
-            if let Decision::Stored { evicted, .. } = self.buffer.offer(&record)? {
-                kept.insert(*id);
-                gone.extend(evicted);
-            }
-            for_training.push(pixels.clone());
+            for_training.push(taken.pixels.clone());
         }
-        probes.storage_mut().commit()?;
-        drop(probes);
-        drop(segmenter);
-        self.forget_labels(&gone);
         Ok(Remembered { for_training, kept })
     }
 
-    /// Keeps the labels that senders gave, of what is kept itself.
-    fn label(&self, taken: &[Taken], kept: &HashSet<FrameId>) {
-        let labelled = taken.iter().filter_map(|t| Some((t.id, t.frame.label.as_deref()?)));
-        let given: Vec<(FrameId, &str)> = labelled.filter(|(id, _)| kept.contains(id)).collect();
-        if !given.is_empty() {
-            note_label_failure(self.labels.set(&given));
-        }
-    }
-
-    /// Labels live as long as their images.
-    fn forget_labels(&self, gone: &[FrameId]) {
-        let labelled: Vec<FrameId> = gone.iter().copied().filter(|&id| self.labels.get(id).is_some()).collect();
-        if !labelled.is_empty() {
-            note_label_failure(self.labels.remove(&labelled).map(|_| ()));
-        }
-    }
-
-    fn tell(&self, events: &[SegmentEvent]) {
-        for &event in events {
-            let (kind, message) = describe(event);
-            if let SegmentEvent::TaskOpened { first, .. } = event {
-                self.moments.keep(first);
+    /// The frames that became probes.
+    fn hold_out(&self, taken: &[Taken]) -> Result<HashSet<FrameId>, PipelineError> {
+        let segmenter = self.segmenter.read().unwrap_or_else(PoisonError::into_inner);
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = HashSet::new();
+        for taken in taken {
+            let task = segmenter.register().task_of(taken.frame.source, taken.id).unwrap_or(TaskId(0));
+            let meta = taken.record().meta();
+            if probes.observe(taken.id, &meta, &taken.pixels, task)? == Placement::HeldOut {
+                held.insert(taken.id);
             }
-            self.shared.events.tell(kind, message, json!(event));
-            match event {
-                SegmentEvent::TaskClosed { task, .. } => self.mailbox.send(Command::TaskClosed(task)),
-                SegmentEvent::TaskOpened { task, .. } => self.mailbox.send(Command::TaskOpened(task)),
-                SegmentEvent::TasksMerged { gone, .. } => self.mailbox.send(Command::TaskGone(gone)),
-                SegmentEvent::TaskReturned { task, provisional, .. }
-                | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
-                    self.mailbox.send(Command::TaskGone(provisional));
-                    self.mailbox.send(Command::TaskOpened(task));
-                }
-                _ => {}
+        }
+        probes.storage_mut().commit()?;
+        Ok(held)
+    }
+
+    fn offer(&mut self, record: &Record<'_>) -> Result<Decision, ReplayError> {
+        loop {
+            match self.insist(|buffer| buffer.offer(record)) {
+                // Writes that the disk refused count for the group, too.
+                Err(ReplayError::GroupFull { .. }) => drop(self.insist(ReplayBuffer::commit)?),
+                other => return other,
+            }
+        }
+    }
+
+    /// Keeps the labels that senders gave, of what is kept itself.
+    fn label(&mut self, taken: &[Taken], kept: &HashSet<FrameId>) {
+        for taken in taken.iter().filter(|taken| kept.contains(&taken.id)) {
+            if let Some(label) = &taken.frame.label {
+                self.unwritten.label(taken.id, label);
             }
         }
     }
 }
 
-fn note_label_failure(result: Result<(), KnnError>) {
-    if let Err(error) = result {
-        tracing::error!(code = error.code(), "labels could not be written: {error}");
+/// Tells what happened to the tasks: to those who read, and to the learner.
+pub fn announce(events: &[SegmentEvent], shared: &Shared, moments: &Moments, mailbox: &Mailbox<Command>) {
+    for &event in events {
+        let (kind, message) = describe(event);
+        if let SegmentEvent::TaskOpened { first, .. } = event {
+            moments.keep(first);
+        }
+        shared.events.tell(kind, message, json!(event));
+        match event {
+            SegmentEvent::TaskClosed { task, .. } => mailbox.send(Command::TaskClosed(task)),
+            SegmentEvent::TaskOpened { task, .. } => mailbox.send(Command::TaskOpened(task)),
+            SegmentEvent::TasksMerged { gone, .. } => mailbox.send(Command::TaskGone(gone)),
+            SegmentEvent::TaskReturned { task, provisional, .. }
+            | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
+                mailbox.send(Command::TaskGone(provisional));
+                mailbox.send(Command::TaskOpened(task));
+            }
+            _ => {}
+        }
     }
 }
 
@@ -273,11 +372,6 @@ fn square_of(decoder: &Decoder, fit: Fit, side: u32, bytes: &[u8]) -> Result<Squ
     let pixels = to_square(&decoder.decode(bytes)?, side, fit).into_pixels();
     observe(Metric::DecodeDuration, &[], started.elapsed());
     Ok(Square { hash: hash_of(bytes), pixels })
-}
-
-fn meta_of(record: &Record<'_>) -> SlotMeta {
-    let &Record { id, source, source_sequence, wall_time_ns, content_hash, .. } = record;
-    SlotMeta { id, source, source_sequence, wall_time_ns, content_hash, tag: 0 }
 }
 
 /// First 16 bytes of the BLAKE3 hash.

@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use super::unwritten::insist;
 use crate::evaluate::{ProbeStorage, StorageError};
 use crate::replay::{FileBacking, FrameStore, Purpose, ReplayError, SlotMeta, StoreReader, Wanted};
 use crate::stream::{FrameId, SourceId};
+
+/// How long a full disk may hold a write up before the probe store gives up. Only on file systems that copy on write do
+/// writes within the reserved room need more.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The probe file.
 pub struct ProbeFile {
@@ -39,17 +45,33 @@ impl ProbeFile {
         self.reader.metas().into_iter().map(|meta| (meta.id, meta.source)).collect()
     }
 
+    /// Erases what replaced probes left in the file.
+    ///
+    /// # Errors
+    /// As a commit of the replay buffer.
+    pub fn erase_free(&mut self) -> Result<(), ReplayError> {
+        self.store.commit()?;
+        self.store.erase_free()?;
+        self.store.commit().map(drop)
+    }
+
     /// Makes everything put since the last commit durable.
     ///
     /// # Errors
     /// As a commit of the replay buffer.
     pub fn commit(&mut self) -> Result<(), ReplayError> {
         if self.dirty {
-            self.store.commit()?;
+            patiently(|| self.store.commit())?;
         }
         self.dirty = false;
         Ok(())
     }
+}
+
+/// As long as the disk is full, but not for ever.
+fn patiently<T>(attempt: impl FnMut() -> Result<T, ReplayError>) -> Result<T, ReplayError> {
+    let start = Instant::now();
+    insist(|| start.elapsed() < PATIENCE, attempt)
 }
 
 impl ProbeStorage for ProbeFile {
@@ -61,15 +83,22 @@ impl ProbeStorage for ProbeFile {
 
     fn put(&mut self, slot: usize, _: FrameId, meta: &SlotMeta, image: &[u8]) -> Result<(), StorageError> {
         if self.store.room() == 0 {
-            self.store.commit()?;
+            patiently(|| self.store.commit())?;
         }
-        self.store.put(slot, *meta, image)?;
+        let put = loop {
+            match patiently(|| self.store.put(slot, *meta, image)) {
+                // Writes that the disk refused count for the group, too.
+                Err(ReplayError::GroupFull { .. }) => patiently(|| self.store.commit())?,
+                other => break other,
+            };
+        };
+        put?;
         self.dirty = true;
         Ok(())
     }
 
     fn remove(&mut self, slots: &[usize]) -> Result<(), StorageError> {
-        self.store.remove(slots)?;
+        patiently(|| self.store.remove(slots))?;
         self.dirty = false;
         Ok(())
     }

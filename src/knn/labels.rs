@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
+use crate::config::durable::Database;
 use crate::stream::FrameId;
 
 use super::KnnError;
@@ -133,10 +134,10 @@ fn store(doing: &'static str, source: redb::Error) -> KnnError {
 }
 
 fn read_all(database: &Database) -> Result<LabelMap, redb::Error> {
-    let transaction = database.begin_write()?;
-    let mut labels = LabelMap::new();
-    {
+    // A write transaction makes the table where there is none.
+    database.write(|transaction| {
         let table = transaction.open_table(TABLE)?;
+        let mut labels = LabelMap::new();
         let mut known: HashMap<String, Arc<str>> = HashMap::new();
         for row in table.iter()? {
             let (frame, label) = row?;
@@ -144,14 +145,12 @@ fn read_all(database: &Database) -> Result<LabelMap, redb::Error> {
             let shared = known.entry(text).or_insert_with_key(|text| Arc::from(text.as_str())).clone();
             labels.insert(FrameId(frame.value()), shared);
         }
-    }
-    transaction.commit()?;
-    Ok(labels)
+        Ok(labels)
+    })
 }
 
 fn write(database: &Database, changes: &[(FrameId, Option<&str>)]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
+    database.write(|transaction| {
         let mut table = transaction.open_table(TABLE)?;
         for (frame, label) in changes {
             match label {
@@ -159,9 +158,8 @@ fn write(database: &Database, changes: &[(FrameId, Option<&str>)]) -> Result<(),
                 None => _ = table.remove(frame.0)?,
             }
         }
-    }
-    transaction.commit()?;
-    Ok(())
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -169,7 +167,7 @@ mod tests {
     use super::*;
 
     fn at(folder: &tempfile::TempDir) -> Labels {
-        Labels::open(Arc::new(Database::create(folder.path().join("state.redb")).unwrap())).unwrap()
+        Labels::open(Arc::new(Database::create(&folder.path().join("state.redb")).unwrap())).unwrap()
     }
 
     #[test]

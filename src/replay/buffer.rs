@@ -170,7 +170,8 @@ impl ReplayBuffer {
 }
 
 impl Record<'_> {
-    fn meta(&self) -> SlotMeta {
+    /// What is stored beside the pixels.
+    pub fn meta(&self) -> SlotMeta {
         let &Self { id, source, source_sequence, wall_time_ns, content_hash, .. } = self;
         SlotMeta { id, source, source_sequence, wall_time_ns, content_hash, tag: 0 }
     }

@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
 use super::SegmentError;
 use super::tasks::{Scope, Span, Task, TaskId, Timeline};
+use crate::config::durable::Database;
 use crate::stream::{FrameId, SourceId};
 
 /// Task number -> task (JSON).
@@ -67,31 +68,36 @@ impl TaskRegister {
     pub fn open(database: Arc<Database>, max_tasks: usize) -> Result<Self, SegmentError> {
         let mut register = Self { database: Some(database.clone()), ..Self::in_memory(max_tasks) };
         // A write transaction makes the tables where there are none.
-        let transaction = database.begin_write().map_err(store)?;
-        {
-            let tasks = transaction.open_table(TASKS).map_err(store)?;
-            for row in tasks.iter().map_err(store)? {
-                let (id, bytes) = row.map_err(store)?;
-                let task = read_task(id.value(), bytes.value())?;
-                register.tasks.insert(task.id, task);
+        let read = database.write(|transaction| {
+            let rows = transaction.open_table(TASKS)?;
+            let (mut tasks, mut timelines) = (Vec::new(), Vec::new());
+            for row in rows.iter()? {
+                let (id, bytes) = row?;
+                tasks.push((id.value(), bytes.value().to_vec()));
             }
-            let timelines = transaction.open_table(TIMELINES).map_err(store)?;
-            for row in timelines.iter().map_err(store)? {
-                let (scope, bytes) = row.map_err(store)?;
-                register.read_timeline(scope.value(), bytes.value())?;
+            let rows = transaction.open_table(TIMELINES)?;
+            for row in rows.iter()? {
+                let (scope, bytes) = row?;
+                timelines.push((scope.value(), bytes.value().to_vec()));
             }
-            let former = transaction.open_table(FORMER).map_err(store)?;
-            for row in former.iter().map_err(store)? {
-                let (from, to) = row.map_err(store)?;
+            let former = transaction.open_table(FORMER)?;
+            for row in former.iter()? {
+                let (from, to) = row?;
                 match from.value() {
                     NEXT => register.next = to.value(),
-                    from => {
-                        register.former.insert(TaskId(from), TaskId(to.value()));
-                    }
+                    from => _ = register.former.insert(TaskId(from), TaskId(to.value())),
                 }
             }
+            Ok((tasks, timelines))
+        });
+        let (tasks, timelines) = read.map_err(store)?;
+        for (id, bytes) in tasks {
+            let task = read_task(id, &bytes)?;
+            register.tasks.insert(task.id, task);
         }
-        transaction.commit().map_err(store)?;
+        for (scope, bytes) in timelines {
+            register.read_timeline(scope, &bytes)?;
+        }
         Ok(register)
     }
 
@@ -112,31 +118,33 @@ impl TaskRegister {
         if self.unsaved_tasks.is_empty() && self.unsaved_timelines.is_empty() {
             return Ok(());
         }
-        let transaction = database.begin_write().map_err(store)?;
-        {
-            let mut rows = transaction.open_table(TASKS).map_err(store)?;
-            for id in &self.unsaved_tasks {
-                match self.tasks.get(id) {
-                    Some(task) => {
-                        let bytes = serde_json::to_vec(task).map_err(|error| damaged(id.0, &error))?;
-                        rows.insert(id.0, bytes.as_slice()).map_err(store)?;
-                    }
-                    None => drop(rows.remove(id.0).map_err(store)?),
+        let mut tasks = Vec::with_capacity(self.unsaved_tasks.len());
+        for &id in &self.unsaved_tasks {
+            let bytes = self.tasks.get(&id).map(serde_json::to_vec).transpose();
+            tasks.push((id, bytes.map_err(|error| damaged(id.0, &error))?));
+        }
+        let written = database.write(|transaction| {
+            let mut rows = transaction.open_table(TASKS)?;
+            for (id, bytes) in &tasks {
+                match bytes {
+                    Some(bytes) => drop(rows.insert(id.0, bytes.as_slice())?),
+                    None => drop(rows.remove(id.0)?),
                 }
             }
-            let mut rows = transaction.open_table(TIMELINES).map_err(store)?;
+            let mut rows = transaction.open_table(TIMELINES)?;
             for scope in &self.unsaved_timelines {
                 let bytes = self.timelines.get(scope).map(Timeline::to_bytes).unwrap_or_default();
-                rows.insert(scope.key(), bytes.as_slice()).map_err(store)?;
+                rows.insert(scope.key(), bytes.as_slice())?;
             }
-            let mut rows = transaction.open_table(FORMER).map_err(store)?;
-            rows.retain(|from, _| self.former.contains_key(&TaskId(from))).map_err(store)?;
-            rows.insert(NEXT, self.next).map_err(store)?;
+            let mut rows = transaction.open_table(FORMER)?;
+            rows.retain(|from, _| self.former.contains_key(&TaskId(from)))?;
+            rows.insert(NEXT, self.next)?;
             for (from, to) in &self.former {
-                rows.insert(from.0, to.0).map_err(store)?;
+                rows.insert(from.0, to.0)?;
             }
-        }
-        transaction.commit().map_err(store)?;
+            Ok(())
+        });
+        written.map_err(store)?;
         self.unsaved_tasks.clear();
         self.unsaved_timelines.clear();
         Ok(())
@@ -300,8 +308,8 @@ fn damaged(task: u32, reason: &dyn std::fmt::Display) -> SegmentError {
     SegmentError::Damaged { task, reason: reason.to_string() }
 }
 
-fn store(error: impl Into<redb::Error>) -> SegmentError {
-    SegmentError::Store(Box::new(error.into()))
+fn store(error: redb::Error) -> SegmentError {
+    SegmentError::Store(Box::new(error))
 }
 
 #[cfg(test)]
@@ -310,7 +318,7 @@ mod tests {
     use crate::config::Seed;
 
     fn database(dir: &std::path::Path) -> Arc<Database> {
-        Arc::new(Database::create(dir.join("state.redb")).unwrap())
+        Arc::new(Database::create(&dir.join("state.redb")).unwrap())
     }
 
     fn teach(register: &mut TaskRegister, id: TaskId, level: f64) {
@@ -391,9 +399,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());
         drop(TaskRegister::open(database.clone(), 8).unwrap());
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(TASKS).unwrap().insert(3, b"{".as_slice()).unwrap();
-        transaction.commit().unwrap();
+        database.write(|write| Ok(drop(write.open_table(TASKS)?.insert(3, b"{".as_slice())?))).unwrap();
         let Err(error) = TaskRegister::open(database, 8) else { panic!("a damaged task was read") };
         assert_eq!(error.code(), "damaged-task");
         assert!(error.to_string().contains("task 3"), "{error}");

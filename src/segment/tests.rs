@@ -239,7 +239,7 @@ fn a_lost_connection_and_bursts_are_no_new_task() {
 fn a_restored_segmenter_goes_on_bit_for_bit() {
     for stop in [100, 700, 840, 1100] {
         let dir = tempfile::tempdir().unwrap();
-        let database = Arc::new(redb::Database::create(dir.path().join("state.redb")).unwrap());
+        let database = Arc::new(crate::config::durable::Database::create(&dir.path().join("state.redb")).unwrap());
         let register = TaskRegister::open(database.clone(), 8).unwrap();
         let mut whole = Camera::with(50, settings(), register);
         let kind = |n: usize| if n <= 800 { 0 } else { 1 };

@@ -25,9 +25,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{FrameId, SourceId, StreamError};
+use crate::config::durable::Database;
 
 const SOURCES: TableDefinition<'_, &str, u32> = TableDefinition::new("stream_sources");
 const FILES: TableDefinition<'_, (u32, &[u8]), Row<'_>> = TableDefinition::new("stream_files");
@@ -123,15 +124,15 @@ impl Ledger {
     /// # Errors
     /// [`StreamError::Ledger`].
     pub fn sources(&self) -> Result<BTreeMap<SourceId, String>, StreamError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.0.begin_read()?.open_table(SOURCES)?;
+        let read = self.0.read(|read| {
+            let table = read.open_table(SOURCES)?;
             table
                 .iter()?
                 .map(|row| row.map(|(name, id)| (SourceId(id.value()), name.value().to_owned())))
                 .collect::<Result<_, _>>()
                 .map_err(Into::into)
-        };
-        read().map_err(failed)
+        });
+        read.map_err(failed)
     }
 
     /// What is known of these files, in their order. Reads only what other calls have committed.
@@ -139,8 +140,8 @@ impl Ledger {
     /// # Errors
     /// [`StreamError::Ledger`].
     pub fn look_up(&self, source: SourceId, files: &[Entry]) -> Result<Vec<FileState>, StreamError> {
-        let look = || -> Result<_, redb::Error> {
-            let table = self.0.begin_read()?.open_table(FILES)?;
+        let look = self.0.read(|read| {
+            let table = read.open_table(FILES)?;
             files
                 .iter()
                 .map(|(path, fingerprint)| {
@@ -148,8 +149,8 @@ impl Ledger {
                     Ok(row.map_or(FileState::Unknown, |row| state(row.value(), *fingerprint)))
                 })
                 .collect()
-        };
-        look().map_err(failed)
+        });
+        look.map_err(failed)
     }
 
     /// Writes down, durably, that these files are about to be worked on.
@@ -221,23 +222,19 @@ impl Ledger {
         // The smallest path greater than `after` is `after` and a zero byte.
         let from = if after.is_empty() { Vec::new() } else { [after, &[0]].concat() };
         let end: &[u8] = &[];
-        let table = self.0.begin_read()?.open_table(FILES)?;
-        let range = table.range((source.0, from.as_slice())..(source.0 + 1, end))?;
-        let mut paths = Vec::new();
-        for entry in range.take(PRUNE_STEP) {
-            paths.push(entry?.0.value().1.to_vec());
-        }
-        Ok(paths)
+        self.0.read(|read| {
+            let table = read.open_table(FILES)?;
+            let range = table.range((source.0, from.as_slice())..(source.0 + 1, end))?;
+            let mut paths = Vec::new();
+            for entry in range.take(PRUNE_STEP) {
+                paths.push(entry?.0.value().1.to_vec());
+            }
+            Ok(paths)
+        })
     }
 
     fn write<T>(&self, work: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, StreamError> {
-        let transaction = || {
-            let write = self.0.begin_write()?;
-            let result = work(&write)?;
-            write.commit()?;
-            Ok(result)
-        };
-        transaction().map_err(failed)
+        self.0.write(work).map_err(failed)
     }
 }
 

@@ -1,7 +1,7 @@
 use super::*;
 
 fn database(folder: &Path) -> Arc<Database> {
-    Arc::new(Database::create(folder.join("state.redb")).unwrap())
+    Arc::new(Database::create(&folder.join("state.redb")).unwrap())
 }
 
 fn entry(path: &str, size: u64) -> Entry {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use super::{Live, name_of};
+use crate::config::durable::DatabaseHealth;
 use crate::daemon::answers::{
-    BufferStatus, BufferSummary, CheckpointStatus, EncoderStatus, LearnStatus, SegmentStatus, SourceState,
-    SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
+    BufferStatus, BufferSummary, CheckpointStatus, DatabaseStatus, EncoderStatus, LearnStatus, SegmentStatus,
+    SourceState, SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
 };
 use crate::segment::{Phase, Segmenter, Span, Task};
 use crate::stream::FrameId;
@@ -36,12 +37,19 @@ impl Live {
             segment: segment_status(&self.segmenter()),
             buffer: self.buffer_summary(),
             checkpoint: self.checkpoint_status(),
+            database: self.database_status(),
             resident_bytes: crate::device::resident_bytes(),
         }
     }
 
+    fn database_status(&self) -> DatabaseStatus {
+        let DatabaseHealth { trouble, failures, recoveries } = self.database.health();
+        DatabaseStatus { writable: trouble.is_none(), error: trouble, failures, recoveries }
+    }
+
     fn learn_status(&self) -> LearnStatus {
-        let settings = &self.config.learn;
+        let config = self.config();
+        let settings = &config.learn;
         let mut learning = self.shared.learning();
         LearnStatus {
             objective: name_of(settings.objective),
@@ -51,13 +59,17 @@ impl Live {
             images_trained: learning.images_trained,
             skipped_for_training: self.mailbox.skipped(),
             nonfinite_steps: learning.nonfinite_steps,
+            out_of_bounds_steps: learning.out_of_bounds_steps,
+            rollbacks: learning.rollbacks,
+            halved: learning.halved,
             images_per_second: learning.rate.per_second(),
             idle: learning.idle,
             frozen: learning.frozen.clone(),
+            paused_since: learning.paused_since,
         }
     }
 
-    fn checkpoint_status(&self) -> Option<CheckpointStatus> {
+    pub(super) fn checkpoint_status(&self) -> Option<CheckpointStatus> {
         let written = self.shared.learning().checkpoint.clone()?;
         let age = Timestamp::now().duration_since(written.at).as_secs_f64();
         Some(CheckpointStatus { written_at: written.at, age_seconds: age.max(0.0), step: written.step })
@@ -161,8 +173,8 @@ impl Live {
         let labelled = metas.iter().filter(|meta| self.labels.get(meta.id).is_some()).count();
         BufferStatus {
             summary: self.buffer_summary(),
-            policy: name_of(self.config.replay.policy),
-            durability: name_of(self.config.replay.durability),
+            policy: name_of(self.config().replay.policy),
+            durability: name_of(self.config().replay.durability),
             side_pixels: self.input.preset.side as u32,
             labelled: labelled as u64,
             composition: shares.into_iter().map(|(task, images)| TaskShare { task, images }).collect(),

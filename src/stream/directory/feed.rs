@@ -20,6 +20,8 @@ const ATTEMPTS_OF_A_KILLER: u8 = 3;
 const UNRECORDED_FILES: usize = 4096;
 /// Verdicts written down in one commit.
 const RECORDED_AT_ONCE: usize = 256;
+/// Between two tries while the ledger fails.
+const LEDGER_PAUSE: Duration = Duration::from_millis(500);
 /// How long a stop waits for the verdicts of files in flight.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -71,7 +73,8 @@ impl Feeder {
     pub fn start(root: PathBuf, max_bytes: usize, ledger: Ledger, inlet: Inlet, stop: CancellationToken) -> Self {
         let (entries, queue) = mpsc::channel(UNRECORDED_FILES);
         let in_flight = InFlight::default();
-        let recorder = Recorder { ledger: ledger.clone(), inlet: inlet.clone(), in_flight: in_flight.clone() };
+        let recorder =
+            Recorder { ledger: ledger.clone(), inlet: inlet.clone(), stop: stop.clone(), in_flight: in_flight.clone() };
         let recorder = tokio::spawn(recorder.run(queue));
         Self { root, max_bytes, ledger, inlet, stop, in_flight, entries, recorder }
     }
@@ -93,12 +96,14 @@ impl Feeder {
     pub async fn consider(
         &self,
         paths: Vec<PathBuf>,
-        is_settled: impl Fn(&Path, &Fingerprint) -> bool + Send + 'static,
+        is_settled: impl Fn(&Path, &Fingerprint) -> bool + Send + Sync + 'static,
     ) -> Result<Considered, StreamError> {
         let (root, ledger, inlet, in_flight) =
             (self.root.clone(), self.ledger.clone(), self.inlet.clone(), self.in_flight.clone());
-        let survey = move || survey(&root, &ledger, &inlet, &in_flight, paths, is_settled);
-        let (mut considered, mut candidates) = spawn_blocking(survey).await.map_err(died)?;
+        let survey = move || survey(&root, &ledger, &inlet, &in_flight, &paths, &is_settled);
+        let Some((mut considered, mut candidates)) = self.patiently(survey).await? else {
+            return Ok(Considered::default());
+        };
         let suspects = candidates.extract_if(.., |candidate| candidate.attempts > 0).collect::<Vec<_>>();
         self.mark(candidates.iter().map(|candidate| candidate.entry.clone()).collect()).await?;
         for candidate in candidates {
@@ -108,6 +113,37 @@ impl Feeder {
             considered.unsettled.extend(self.try_alone(suspect).await?);
         }
         Ok(considered)
+    }
+
+    /// Does what needs the ledger, again and again while it fails: without it nobody knows which files were taken. The
+    /// source stands still meanwhile, and says so; none where it is to stop.
+    async fn patiently<T: Send + 'static>(
+        &self,
+        work: impl Fn() -> Result<T, StreamError> + Send + Sync + 'static,
+    ) -> Result<Option<T>, StreamError> {
+        let work = Arc::new(work);
+        let mut waiting = false;
+        loop {
+            let attempt = Arc::clone(&work);
+            match spawn_blocking(move || attempt()).await.map_err(died)? {
+                Ok(done) => {
+                    if waiting {
+                        self.inlet.set_condition(None);
+                    }
+                    return Ok(Some(done));
+                }
+                Err(error) if !waiting => {
+                    waiting = true;
+                    ledger_failed(&self.inlet, &error);
+                    self.inlet.set_condition(Some(error.to_string()));
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LEDGER_PAUSE) => {}
+                () = self.stop.cancelled() => return Ok(None),
+            }
+        }
     }
 
     /// A file that may have killed the process: alone, so that a second death is no doubt its own.
@@ -213,29 +249,25 @@ fn survey(
     ledger: &Ledger,
     inlet: &Inlet,
     in_flight: &InFlight,
-    paths: Vec<PathBuf>,
+    paths: &[PathBuf],
     is_settled: impl Fn(&Path, &Fingerprint) -> bool,
-) -> (Considered, Vec<Candidate>) {
-    let mut considered = Considered::default();
+) -> Result<(Considered, Vec<Candidate>), StreamError> {
+    let (mut considered, mut vanished) = (Considered::default(), 0);
     let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
     for path in paths {
-        match std::fs::symlink_metadata(root.join(&path)) {
-            Ok(found) if found.is_dir() => considered.folders.push(path),
+        match std::fs::symlink_metadata(root.join(path)) {
+            Ok(found) if found.is_dir() => considered.folders.push(path.clone()),
             Ok(found) => {
                 let fingerprint = file::fingerprint(&found);
-                let flying = in_flight.lock().get(&path) == Some(&fingerprint);
-                if !flying && !entries.iter().any(|(known, _)| *known == path) {
-                    entries.push((path, fingerprint));
+                let flying = in_flight.lock().get(path) == Some(&fingerprint);
+                if !flying && !entries.iter().any(|(known, _)| known == path) {
+                    entries.push((path.clone(), fingerprint));
                 }
             }
-            Err(_) => inlet.count_refusal(codes::VANISHED),
+            Err(_) => vanished += 1,
         }
     }
-    let states = ledger.look_up(inlet.source(), &entries).unwrap_or_else(|error| {
-        ledger_failed(inlet, &error);
-        // What cannot be looked up is taken: the daemon finds duplicates by their content.
-        vec![FileState::Unknown; entries.len()]
-    });
+    let states = ledger.look_up(inlet.source(), &entries)?;
     let mut candidates = Vec::new();
     for (entry, state) in entries.into_iter().zip(states) {
         let attempts = match state {
@@ -252,13 +284,16 @@ fn survey(
             considered.unsettled.push(entry);
         }
     }
-    (considered, candidates)
+    // Only now, so that a second try does not count them twice.
+    (0..vanished).for_each(|_| inlet.count_refusal(codes::VANISHED));
+    Ok((considered, candidates))
 }
 
 /// Waits for verdicts in the order of offering and commits them in groups.
 struct Recorder {
     ledger: Ledger,
     inlet: Inlet,
+    stop: CancellationToken,
     in_flight: InFlight,
 }
 
@@ -303,13 +338,24 @@ impl Recorder {
         if group.is_empty() {
             return;
         }
-        let group = std::mem::take(group);
-        let (ledger, source) = (self.ledger.clone(), self.inlet.source());
-        let recording = spawn_blocking(move || (ledger.record(source, &group), group));
-        let Ok((recorded, group)) = recording.await else { return };
-        if let Err(error) = recorded {
-            // The files are looked at again at the next scan and found to be duplicates.
-            ledger_failed(&self.inlet, &error);
+        let mut group = std::mem::take(group);
+        let mut failing = false;
+        loop {
+            let (ledger, source) = (self.ledger.clone(), self.inlet.source());
+            let recording = spawn_blocking(move || (ledger.record(source, &group), group));
+            let Ok((recorded, back)) = recording.await else { return };
+            group = back;
+            let Err(error) = recorded else { break };
+            if !failing {
+                ledger_failed(&self.inlet, &error);
+            }
+            failing = true;
+            // Files offered and not written down are bounded, so that in the end the source waits here, too. At a stop
+            // they are left: found again after the restart, their bytes are known.
+            tokio::select! {
+                () = tokio::time::sleep(LEDGER_PAUSE) => {}
+                () = self.stop.cancelled() => break,
+            }
         }
         let mut in_flight = self.in_flight.lock();
         for ((path, fingerprint), _) in group {

@@ -1,7 +1,7 @@
 use std::fs;
 use std::io::Write;
 
-use redb::Database;
+use crate::config::durable::Database;
 
 use super::*;
 use crate::stream::{FrameId, Intake, IntakeHandle, Next, Origin, QueueLimits, Verdict};
@@ -26,7 +26,7 @@ impl Rig {
     fn new(folder: &Path, watch: WatchKind) -> Self {
         let root = folder.join("in");
         fs::create_dir_all(&root).unwrap();
-        let ledger = Ledger::new(Arc::new(Database::create(folder.join("state.redb")).unwrap())).unwrap();
+        let ledger = Ledger::new(Arc::new(Database::create(&folder.join("state.redb")).unwrap())).unwrap();
         let poll = Duration::from_millis(20);
         Self { settings: DirectorySettings { root, recursive: true, watch, poll, max_bytes: 1000 }, ledger }
     }
