@@ -2,12 +2,12 @@
 
 use crate::config::DetectorKind;
 
-/// Thresholds of the dyadic T2 statistic (reference 256, 32 components, windows 16 to 256) on the features of
-/// [`super::FeatureMap`], by the mean number of distinct frames between false alarms.
+/// Thresholds of the dyadic T2 statistic on the features of [`super::FeatureMap`], by the mean number of distinct frames between
+/// false alarms.
 ///
 /// Measured on change-free CIFAR-10 (all classes, pairs of classes, single domains; 150 runs of 8,000 images, so that at
-/// 50,000 the mean is known to about 20 %; beyond 100,000 it is extrapolated): `cargo bench --bench segment -- --data DIR
-/// --calibrate`.
+/// 50,000 the mean is known to about 20 %; beyond 100,000 and below 2,000 it is extrapolated): `lumpd bench segment --data DIR
+/// --calibrate [--detector NAME]`.
 const DYADIC_T2: [(f64, f64); 7] =
     [(1e3, 3.42), (2e3, 3.661), (5e3, 3.962), (1e4, 4.189), (2e4, 4.526), (5e4, 4.86), (1e5, 5.105)];
 
