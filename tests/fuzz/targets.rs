@@ -32,7 +32,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "wire", new: wire, samples: wire_samples, repair: repair_wire, executions_in_tests: 20_000 },
     Target { name: "store", new: store, samples: store_samples, repair: repair_store, executions_in_tests: 4_000 },
-    Target { name: "manifest", new: manifest, samples: manifest_samples, repair: repair_manifest, executions_in_tests: 2_000 },
+    Target { name: "manifest", new: manifest, samples: manifest_samples, repair: repair_manifest, executions_in_tests: 600 },
     Target { name: "weights", new: weights, samples: weights_samples, repair: |_| {}, executions_in_tests: 500 },
     Target { name: "decode", new: decode, samples: decode_samples, repair: repair_png, executions_in_tests: 4_000 },
 ];
