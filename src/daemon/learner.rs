@@ -14,13 +14,14 @@ use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
 use super::probe_file::ProbeFile;
 use super::published::{PublishError, Published, Publisher};
+use super::requests::Reply;
 use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
 use crate::config::{Config, Seed};
 use crate::evaluate::ProbeSets;
 use crate::knn::Labels;
-use crate::learn::{LearnError, Trainer};
-use crate::replay::StoreReader;
+use crate::learn::{LearnError, Samples, Trainer};
+use crate::replay::{Batch, StoreReader};
 use crate::segment::{Segmenter, TaskId};
 use crate::telemetry::{Metric, observe};
 
@@ -29,6 +30,9 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Roll-backs within an hour after which training is given up.
 const MOST_ROLLBACKS: usize = 3;
+
+/// Stored images whose embeddings must be finite before a version is published or a checkpoint written.
+const SOUND_IMAGES: usize = 8;
 
 /// A publication may take at most one part in this many of the learner's time: slow devices publish less often.
 const PUBLISH_SHARE: u32 = 4;
@@ -42,6 +46,14 @@ pub enum Command {
     TaskClosed(TaskId),
     /// This task is part of another from now on.
     TaskGone(TaskId),
+    /// Let the bank follow the buffer at once.
+    Refresh(Reply<()>),
+    /// Write a checkpoint now.
+    Checkpoint(Reply<()>),
+    /// Go on after training was given up, from the last good checkpoint.
+    Thaw,
+    /// Some settings have changed.
+    Configure(Box<Config>),
     /// Write the last checkpoint and end.
     Stop,
 }
@@ -131,8 +143,8 @@ impl Learner {
         self.measure();
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
         if self.checkpoints.last_step().is_none() {
-            // Without one there would be nothing to go back to, should training diverge soon.
-            self.checkpoint();
+            // From now on there is always one to go back to.
+            self.checkpoint()?;
         }
         ready();
         loop {
@@ -144,10 +156,22 @@ impl Learner {
                     Command::TaskClosed(task) => closed.push(task),
                     Command::TaskOpened(task) => self.monitor.task_opened(task),
                     Command::TaskGone(task) => self.monitor.task_gone(task),
+                    Command::Refresh(reply) => {
+                        while self.publisher.refresh()? {}
+                        // Whoever asked may have gone.
+                        let _ = reply.send(Ok(()));
+                    }
+                    Command::Checkpoint(reply) => {
+                        let written = self.checkpoint()?;
+                        let refused = || "no checkpoint was written: the events say why".to_owned();
+                        let _ = reply.send(if written { Ok(()) } else { Err(refused()) });
+                    }
+                    Command::Thaw => self.thaw()?,
+                    Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
                         // Weights that may be about to be given up are not what a restart shall begin with.
                         if self.trainer.is_calm() {
-                            self.checkpoint();
+                            self.checkpoint()?;
                         }
                         return Ok(());
                     }
@@ -158,8 +182,9 @@ impl Learner {
             } else if told {
                 self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
             }
+            self.shared.beat();
             self.learn(&images)?;
-            self.answer_lock(images.is_empty());
+            self.answer_lock(images.is_empty())?;
             self.keep_up()?;
         }
     }
@@ -170,13 +195,14 @@ impl Learner {
     }
 
     /// Where steps are locked to the stream, it goes on once a checkpoint covers the batch.
-    fn answer_lock(&mut self, idle: bool) {
-        let Some(lock) = self.lock.clone().filter(|_| !idle) else { return };
+    fn answer_lock(&mut self, idle: bool) -> Result<(), LearnerError> {
+        let Some(lock) = self.lock.clone().filter(|_| !idle) else { return Ok(()) };
         lock.learnt();
-        self.checkpoint();
+        self.checkpoint()?;
         if let Err(error) = lock.kept() {
             tracing::warn!(%error, "the journal of locked steps could not be emptied; the next start passes over it");
         }
+        Ok(())
     }
 
     /// Until something is due, but at most a quarter of a second, so that the bank follows the buffer.
@@ -200,14 +226,19 @@ impl Learner {
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
     fn learn(&mut self, images: &[Vec<u8>]) -> Result<(), LearnerError> {
-        if self.shared.learning().frozen.is_some() {
+        let (frozen, paused) = {
+            let learning = self.shared.learning();
+            (learning.frozen.is_some(), learning.paused_since.is_some())
+        };
+        if frozen || paused {
+            self.mailbox.skip(images.len() as u64);
             return Ok(());
         }
         if !images.is_empty() {
             let stream = images.concat();
             for _ in 0..self.settings.learn.steps_per_batch {
                 let replay = self.replayed();
-                self.step(&stream, &replay)?;
+                self.step(&stream, replay)?;
             }
             self.clock.last_batch = Instant::now();
             let mut learning = self.shared.learning();
@@ -221,28 +252,33 @@ impl Learner {
         if idle && due && self.trainer.rehearses() {
             self.clock.last_rehearsal = Instant::now();
             let replay = self.rehearsed();
-            self.step(&[], &replay)?;
+            self.step(&[], replay)?;
             self.shared.learning().idle_steps += 1;
         }
         Ok(())
     }
 
-    fn replayed(&self) -> Vec<u8> {
+    fn replayed(&self) -> Batch {
         let mut random = self.seed.random("replay-batch", self.trainer.steps());
-        self.buffer.sample(self.settings.learn.replay_batch, &mut random).pixels
+        self.buffer.sample(self.settings.learn.replay_batch, &mut random)
     }
 
     /// As many images as a step of the stream has with its replay: rehearsal is worth as much as learning.
-    fn rehearsed(&self) -> Vec<u8> {
+    fn rehearsed(&self) -> Batch {
         let mut random = self.seed.random("rehearsal", self.trainer.steps());
         let count = self.settings.learn.batch + self.settings.learn.replay_batch;
-        self.buffer.sample(count, &mut random).pixels
+        self.buffer.sample(count, &mut random)
     }
 
-    fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<(), LearnerError> {
+    fn step(&mut self, stream: &[u8], Batch { ids, pixels }: Batch) -> Result<(), LearnerError> {
+        self.shared.beat();
         let started = Instant::now();
-        let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
-        match self.trainer.step(stream, replay) {
+        let ids: Vec<u64> = ids.into_iter().map(|id| id.0).collect();
+        let images = (stream.len() + pixels.len()) / self.trainer.preset().image_bytes();
+        match self
+            .trainer
+            .step_samples(&Samples::unlabelled(stream), &Samples { pixels: &pixels, ids: &ids, labels: &[] })
+        {
             Ok(report) => {
                 observe(Metric::LearnStepDuration, &[], started.elapsed());
                 if let Some(loss) = report.loss {
@@ -264,42 +300,80 @@ impl Learner {
                 }
                 Ok(())
             }
-            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error),
+            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error.to_string()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Back to the last good checkpoint, from which different batches follow; too often, and training is given up.
-    fn roll_back(&mut self, error: &LearnError) -> Result<(), LearnerError> {
-        let now = Instant::now();
+    /// Back to the last good checkpoint, from which different batches follow; too often, or without one, and training is given
+    /// up.
+    fn roll_back(&mut self, reason: &str) -> Result<(), LearnerError> {
+        let (now, step) = (Instant::now(), self.trainer.steps());
         self.clock.rollbacks.retain(|at| now.duration_since(*at) < Duration::from_secs(3600));
         self.clock.rollbacks.push(now);
-        let step = self.trainer.steps();
-        if self.clock.rollbacks.len() > MOST_ROLLBACKS {
-            self.go_back()?;
-            let message = format!("training is frozen: {error}, {MOST_ROLLBACKS} times within an hour; queries go on");
-            tracing::error!(code = error.code(), "{message}");
+        let taken = self.go_back();
+        self.shared.learning().nonfinite_steps = self.trainer.non_finite_steps();
+        let given_up = match taken {
+            Ok(true) if self.clock.rollbacks.len() <= MOST_ROLLBACKS => None,
+            Ok(true) => Some(format!("{reason}, more than {MOST_ROLLBACKS} times within an hour")),
+            Ok(false) => Some(format!("{reason}, and there is no checkpoint to go back to")),
+            Err(error) => Some(format!("{reason}, and the last checkpoint cannot be taken up: {error}")),
+        };
+        if let Some(reason) = given_up {
+            let message = format!("training is frozen: {reason}; queries go on");
+            tracing::error!("{message}");
             self.shared.learning().frozen = Some(message.clone());
             self.shared.events.tell("training-frozen", message, json!({ "step": step }));
             return Ok(());
         }
-        self.go_back()?;
         self.shared.learning().rollbacks += 1;
         let (to, rate) = (self.checkpoints.last_step(), self.trainer.learning_rate());
         let message =
-            format!("{error}: weights are back at those of step {}, the learning rate is {rate:.3e}", to.unwrap_or(0));
-        tracing::warn!(code = error.code(), "{message}");
+            format!("{reason}: weights are back at those of step {}, the learning rate is {rate:.3e}", to.unwrap_or(0));
+        tracing::warn!("{message}");
         self.shared.events.tell("training-rolled-back", message, json!({ "step": step, "to_step": to }));
         Ok(())
     }
 
-    /// To the weights of the last good checkpoint. The counter of steps goes on: it draws the batches, and the same ones
-    /// would diverge again.
-    fn go_back(&mut self) -> Result<(), LearnerError> {
-        let (step, rate) = (self.trainer.steps(), self.trainer.rate());
-        self.checkpoints.roll_back(&mut self.trainer)?;
-        self.trainer.change_course(step + 1, rate);
+    /// Goes on after training was given up: from the last good checkpoint where there is one.
+    fn thaw(&mut self) -> Result<(), LearnerError> {
+        self.clock.rollbacks.clear();
+        self.go_back()?;
         Ok(())
+    }
+
+    /// Whether the network is of use: every number finite, and so the embeddings of stored images. Where it is not, the last
+    /// good weights are taken up first: what is broken is neither published nor kept.
+    fn sound(&mut self) -> Result<bool, LearnerError> {
+        if self.is_finite()? {
+            return Ok(true);
+        }
+        if self.shared.learning().frozen.is_some() {
+            return Ok(false);
+        }
+        self.roll_back("the weights or the embeddings are not finite")?;
+        self.is_finite()
+    }
+
+    fn is_finite(&self) -> Result<bool, LearnerError> {
+        if !self.trainer.is_finite()? {
+            return Ok(false);
+        }
+        // Weights may be finite and yet too large to compute with.
+        let mut random = self.seed.random("sound", self.trainer.steps());
+        let images = self.buffer.sample(SOUND_IMAGES, &mut random).pixels;
+        let embedder = self.trainer.backbone().freeze().map_err(LearnError::from)?;
+        let embeddings = self.monitor.input.embed(&*embedder, &images)?;
+        Ok(embeddings.iter().all(|value| value.is_finite()))
+    }
+
+    /// To the weights of the last good checkpoint. The counter of steps goes on: it draws the batches, and the same ones
+    /// would diverge again. False where there is none.
+    fn go_back(&mut self) -> Result<bool, ResumeError> {
+        let (step, rate) = (self.trainer.steps(), self.trainer.rate());
+        let taken = self.checkpoints.roll_back(&mut self.trainer);
+        self.trainer.change_course(step + 1, rate);
+        taken
     }
 
     fn tell_if_halved(&mut self) {
@@ -321,8 +395,7 @@ impl Learner {
             self.monitor.task_ended(task);
         }
         self.measure();
-        self.checkpoint();
-        Ok(())
+        self.checkpoint().map(drop)
     }
 
     /// What is due by the clock: a version, a checkpoint, images that the bank lacks.
@@ -337,18 +410,22 @@ impl Learner {
             self.publisher.refresh()?;
         }
         if calm && now >= self.clock.next_checkpoint {
-            self.checkpoint();
+            self.checkpoint()?;
         }
         Ok(())
     }
 
-    fn publish(&mut self, why: &str) -> Result<Arc<Published>, LearnerError> {
+    fn publish(&mut self, why: &str) -> Result<(), LearnerError> {
         let started = Instant::now();
+        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
+        if !self.sound()? {
+            self.clock.next_publish = started + interval;
+            return Ok(());
+        }
         let step = self.trainer.steps();
         let published = self.publisher.publish(self.trainer.backbone(), step)?;
         let took = started.elapsed();
         observe(Metric::PublishDuration, &[], took);
-        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
         self.clock.next_publish = Instant::now() + interval.max(took * PUBLISH_SHARE);
         self.clock.published_step = step;
         let Published { version, encoder, .. } = &*published;
@@ -360,14 +437,13 @@ impl Learner {
         let data =
             json!({ "version": version, "encoder": encoder.to_string(), "step": step, "images": published.bank.len() });
         self.shared.events.tell("version-published", message, data);
-        Ok(published)
+        Ok(())
     }
 
     /// Forgetting of every past task at the published version.
     fn measure(&mut self) {
         let Some(published) = self.shared.window.load_full() else { return };
-        let frames = self.shared.images();
-        match self.monitor.measure(&published, frames, &mut self.trainer, &self.probes, &self.segmenter) {
+        match self.monitor.measure(&published, &self.shared, &mut self.trainer, &self.probes, &self.segmenter) {
             Ok(evaluation) => {
                 self.shared.learning().representation_std = evaluation.representation_std;
                 self.shared.forgetting.store(Arc::new(evaluation.reports));
@@ -376,9 +452,12 @@ impl Learner {
         }
     }
 
-    /// A checkpoint that cannot be written costs progress at the next restart, and is told; it stops nothing.
-    fn checkpoint(&mut self) {
+    /// Whether one was written. A checkpoint that cannot be costs progress at the next restart, and is told; it stops nothing.
+    fn checkpoint(&mut self) -> Result<bool, LearnerError> {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
+        if !self.sound()? {
+            return Ok(false);
+        }
         let started = Instant::now();
         let segment = {
             let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
@@ -404,12 +483,14 @@ impl Learner {
                 self.shared.learning().checkpoint = Some(written);
                 let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
+                Ok(true)
             }
             Err(error) => {
                 self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
                 self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
+                Ok(false)
             }
         }
     }

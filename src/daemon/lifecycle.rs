@@ -9,9 +9,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{Answers, DaemonState};
+use super::history;
 use super::inlets::Inlets;
 use super::learner::{Command, LearnerError};
-use super::live::Live;
+use super::live::{Live, Watch};
 use super::mailbox::Mailbox;
 use super::pipeline::PipelineError;
 use super::shared::Shared;
@@ -89,6 +90,7 @@ impl Daemon {
         let learner = spawn("learner", &ended, move || learner.run(ready).map_err(failed))?;
         let stop_sources = CancellationToken::new();
         let sources = inlets.run(&stop_sources, runtime);
+        runtime.spawn(sample(Arc::clone(&live), stop_sources.clone()));
         let drain = Duration::from_secs_f64(config.daemon.drain_seconds);
         Ok(Self {
             live,
@@ -116,6 +118,23 @@ impl Daemon {
         move || live.record()
     }
 
+    /// Takes over what can be changed while it runs: see [`crate::config::reload`].
+    pub fn reconfigurer(&self) -> impl Fn(Config) + Send + Sync + 'static {
+        let (live, mailbox) = (Arc::clone(&self.live), Arc::clone(&self.mailbox));
+        move |config| {
+            live.settings.store(Arc::new(config.clone()));
+            mailbox.send(Command::Configure(Box::new(config)));
+            let message = "the configuration was read again".into();
+            live.shared.events.tell("configuration-reloaded", message, serde_json::json!({}));
+        }
+    }
+
+    /// Since when nothing was seen of the training thread, for a watchdog. It is not seen while it waits for a device that hangs.
+    pub fn silence(&self) -> impl Fn() -> Duration + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.silence()
+    }
+
     /// Cancelled when a thread ends that should run: then [`Daemon::stop`] says why.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
@@ -128,6 +147,8 @@ impl Daemon {
     pub fn stop(mut self, runtime: &Handle) -> Result<(), DaemonError> {
         let deadline = Instant::now() + self.drain;
         self.shared.set_state(DaemonState::Draining);
+        // Whoever follows the events learns here that there will be no more.
+        self.shared.events.tell("stopping", "the daemon is stopping".into(), serde_json::json!({}));
         self.stop_sources.cancel();
         let sources = async { while self.sources.join_next().await.is_some() {} };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -139,6 +160,31 @@ impl Daemon {
         self.mailbox.send(Command::Stop);
         let learner = join(self.learner, "learner", deadline, self.drain);
         memory.and(learner)
+    }
+}
+
+/// Looks at the numbers until it is stopped.
+async fn sample(live: Arc<Live>, stop: CancellationToken) {
+    let (mut ticks, mut watch) = (tokio::time::interval(history::INTERVAL), Watch::default());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let live = Arc::clone(&live);
+        // Locks are taken: off the threads that serve sockets.
+        let looked = tokio::task::spawn_blocking(move || {
+            live.sample(&mut watch);
+            watch
+        });
+        match looked.await {
+            Ok(looked) => watch = looked,
+            Err(error) => {
+                tracing::error!(%error, "the history ends here");
+                return;
+            }
+        }
     }
 }
 

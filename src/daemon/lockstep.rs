@@ -61,12 +61,7 @@ impl LockStep {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn open(
-        folder: &Path,
-        batch: usize,
-        covered: FrameId,
-        committed: FrameId,
-    ) -> io::Result<(Self, Vec<Pending>)> {
+    pub fn open(folder: &Path, batch: usize, covered: FrameId, committed: FrameId) -> io::Result<(Self, Vec<Pending>)> {
         let path = folder.join(JOURNAL);
         let bytes = match std::fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

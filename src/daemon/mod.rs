@@ -9,6 +9,7 @@
 
 pub mod answers;
 mod events;
+mod history;
 mod inlets;
 mod learner;
 mod lifecycle;
@@ -21,6 +22,7 @@ mod pipeline;
 mod probe_file;
 mod published;
 mod record;
+mod requests;
 mod resume;
 mod shared;
 mod start;

@@ -17,6 +17,7 @@ use super::lockstep::{LockStep, Pending, is_full};
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
+use super::requests::{Request, Requests};
 use super::shared::Shared;
 use super::unwritten::{Unwritten, insist};
 use crate::config::Fit;
@@ -66,6 +67,7 @@ pub struct Pipeline {
     pub shared: Arc<Shared>,
     pub next: FrameId,
     pub recent: Recent,
+    pub requests: Arc<Requests>,
     pub unwritten: Unwritten,
     /// Where steps are locked to the stream.
     pub lock: Option<Arc<LockStep>>,
@@ -109,6 +111,7 @@ impl Pipeline {
     pub fn run(mut self) -> Result<(), PipelineError> {
         self.wait_for_training();
         loop {
+            self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
                 Next::Idle => self.write_rest(),
@@ -118,6 +121,35 @@ impl Pipeline {
                 }
             }
         }
+    }
+
+    /// Does what readers have asked for.
+    fn attend(&mut self) -> Result<(), PipelineError> {
+        while let Some(Request::Forget { frames, reply }) = self.requests.pop() {
+            let gone = self.forget(&frames);
+            // Whoever asked may have gone.
+            let _ = reply.send(gone.as_ref().cloned().map_err(ToString::to_string));
+            gone?;
+        }
+        Ok(())
+    }
+
+    /// Removes images from the replay buffer and from the probes; those that were there.
+    fn forget(&mut self, frames: &[FrameId]) -> Result<Vec<FrameId>, PipelineError> {
+        let mut gone = Vec::new();
+        for &frame in frames {
+            if self.buffer.forget(frame)? {
+                gone.push(frame);
+            }
+        }
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: Vec<FrameId> = frames.iter().copied().filter(|frame| probes.contains(*frame)).collect();
+        if !held.is_empty() {
+            probes.forget(&held)?;
+            probes.storage_mut().erase_free()?;
+            gone.extend(held);
+        }
+        Ok(gone)
     }
 
     fn take(&mut self, frames: Vec<Frame>) -> Result<(), PipelineError> {
@@ -136,7 +168,7 @@ impl Pipeline {
         self.shared.images_seen(taken.len() as u64);
         let events: Vec<SegmentEvent> = observations.iter().flat_map(|o| o.events.iter().copied()).collect();
         // Before the images, so that the learner knows of a boundary when it learns from what came after it.
-        self.tell(&events);
+        announce(&events, &self.shared, &self.moments, &self.mailbox);
         self.mailbox.push_images(for_training);
         for (taken, observation) in taken.into_iter().zip(&observations) {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
@@ -287,25 +319,26 @@ impl Pipeline {
             }
         }
     }
+}
 
-    fn tell(&self, events: &[SegmentEvent]) {
-        for &event in events {
-            let (kind, message) = describe(event);
-            if let SegmentEvent::TaskOpened { first, .. } = event {
-                self.moments.keep(first);
+/// Tells what happened to the tasks: to those who read, and to the learner.
+pub fn announce(events: &[SegmentEvent], shared: &Shared, moments: &Moments, mailbox: &Mailbox<Command>) {
+    for &event in events {
+        let (kind, message) = describe(event);
+        if let SegmentEvent::TaskOpened { first, .. } = event {
+            moments.keep(first);
+        }
+        shared.events.tell(kind, message, json!(event));
+        match event {
+            SegmentEvent::TaskClosed { task, .. } => mailbox.send(Command::TaskClosed(task)),
+            SegmentEvent::TaskOpened { task, .. } => mailbox.send(Command::TaskOpened(task)),
+            SegmentEvent::TasksMerged { gone, .. } => mailbox.send(Command::TaskGone(gone)),
+            SegmentEvent::TaskReturned { task, provisional, .. }
+            | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
+                mailbox.send(Command::TaskGone(provisional));
+                mailbox.send(Command::TaskOpened(task));
             }
-            self.shared.events.tell(kind, message, json!(event));
-            match event {
-                SegmentEvent::TaskClosed { task, .. } => self.mailbox.send(Command::TaskClosed(task)),
-                SegmentEvent::TaskOpened { task, .. } => self.mailbox.send(Command::TaskOpened(task)),
-                SegmentEvent::TasksMerged { gone, .. } => self.mailbox.send(Command::TaskGone(gone)),
-                SegmentEvent::TaskReturned { task, provisional, .. }
-                | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
-                    self.mailbox.send(Command::TaskGone(provisional));
-                    self.mailbox.send(Command::TaskOpened(task));
-                }
-                _ => {}
-            }
+            _ => {}
         }
     }
 }

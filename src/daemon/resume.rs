@@ -117,12 +117,13 @@ impl Checkpoints {
         Ok(Some(Resumed { step, written_at, version, covered, segment, monitor }))
     }
 
-    /// Gives the learner the weights of the newest checkpoint that verifies; without one it keeps those it has.
+    /// Gives the learner the weights of the newest checkpoint that verifies, and says whether there is one; without it keeps
+    /// those it has.
     ///
     /// # Errors
     /// As [`Checkpoints::resume`].
-    pub fn roll_back(&mut self, trainer: &mut Trainer) -> Result<(), ResumeError> {
-        self.resume(trainer).map(|_| ())
+    pub fn roll_back(&mut self, trainer: &mut Trainer) -> Result<bool, ResumeError> {
+        Ok(self.resume(trainer)?.is_some())
     }
 
     /// Writes a checkpoint whole.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
@@ -17,6 +17,7 @@ use super::moments::Moments;
 use super::pipeline::{Pipeline, Recent};
 use super::probe_file::ProbeFile;
 use super::published::{Input, Publisher};
+use super::requests::Requests;
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
 use super::state_dir::StateDirError;
@@ -25,7 +26,7 @@ use crate::config::durable::Database;
 use crate::config::{Config, Seed};
 use crate::decode::Decoder;
 use crate::device::{self, DeviceError};
-use crate::encoder::{EncoderError, Preset};
+use crate::encoder::{EncoderError, GivenWeights, Preset};
 use crate::evaluate::{EvaluateError, ForgettingMonitor, ProbeSets};
 use crate::knn::{KnnError, Labels};
 use crate::learn::{LearnError, Trainer, ViewMaker};
@@ -98,6 +99,8 @@ pub(super) struct Parts {
     lock: Option<Arc<LockStep>>,
     pending: Vec<Pending>,
     pub(super) shared: Arc<Shared>,
+    requests: Arc<Requests>,
+    settings: Arc<ArcSwap<Config>>,
 }
 
 impl Parts {
@@ -116,6 +119,8 @@ impl Parts {
         tracing::info!(device = status.taken, reason = status.reason, "training runs on");
         let preset = Preset::load(&config.encoder.preset)?;
         let mut trainer = Trainer::new(preset.clone(), &config.learn, &chosen.device, seed)?;
+        trainer.freeze(&config.encoder.freeze)?;
+        give(&mut trainer, config)?;
         let database = open_database(&dir.join("state.redb"))?;
         let buffer_path = dir.join("replay.buf");
         let (buffer, recovery) = ReplayBuffer::open_or_create(&buffer_path, &config.replay, preset.side, seed)?;
@@ -152,6 +157,8 @@ impl Parts {
             lock,
             pending: pending.unwrap_or_default(),
             shared,
+            requests: Requests::new(),
+            settings: Arc::new(ArcSwap::from_pointee(config.clone())),
         })
     }
 
@@ -164,7 +171,7 @@ impl Parts {
         runtime: Handle,
     ) -> Live {
         Live {
-            config: self.config.clone(),
+            settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
             input: self.input.clone(),
             decoder: Decoder::new(&self.config.decode),
@@ -180,6 +187,8 @@ impl Parts {
             inlets: inlets.lanes.clone(),
             names: inlets.names.clone(),
             runtime,
+            requests: Arc::clone(&self.requests),
+            map: Mutex::default(),
         }
     }
 
@@ -188,7 +197,7 @@ impl Parts {
         let reader = self.buffer.reader();
         let next = self.next_frame();
         let publisher = Publisher::new(
-            Arc::clone(&self.shared.window),
+            Arc::clone(&self.shared),
             self.input.clone(),
             reader.clone(),
             self.resumed.as_ref().map_or(0, |resumed| resumed.version),
@@ -221,6 +230,7 @@ impl Parts {
             shared: Arc::clone(&self.shared),
             next,
             recent,
+            requests: self.requests,
             unwritten: Unwritten::default(),
         };
         let learner = Learner {
@@ -251,6 +261,18 @@ impl Parts {
         let newest = seen.chain(held).map(|frame| frame.0 + 1).max().unwrap_or(1);
         FrameId(newest.max(self.buffer.next_id().0))
     }
+}
+
+/// The weights of the settings; a checkpoint that is taken up later goes before them.
+fn give(trainer: &mut Trainer, config: &Config) -> Result<(), StartError> {
+    let Some(path) = &config.encoder.weights else { return Ok(()) };
+    let weights = GivenWeights::read(path, trainer.preset())?;
+    for note in &weights.notes {
+        tracing::info!(path = %path.display(), "encoder.weights: {note}");
+    }
+    let id = trainer.give(&weights)?;
+    tracing::info!(path = %path.display(), %id, "encoder.weights were read");
+    Ok(())
 }
 
 fn open_database(path: &Path) -> Result<Arc<Database>, StartError> {

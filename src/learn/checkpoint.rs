@@ -374,6 +374,25 @@ impl Generations {
     }
 }
 
+/// Looks for the newest generation in `folder` that verifies without changing anything there: a daemon may be running on it.
+///
+/// # Errors
+/// [`CheckpointError::Io`] where the folder cannot be listed. That nothing verifies is no error.
+pub fn look(folder: &Path) -> Result<Search, CheckpointError> {
+    let generations = Generations { folder: folder.into(), keep: Keep::default() };
+    let mut search = Search::default();
+    for (step, path) in generations.generations()?.into_iter().rev() {
+        match read(&path, step) {
+            Ok(loaded) => {
+                search.loaded = Some(loaded);
+                break;
+            }
+            Err(reason) => search.skipped.push((name_of(step), reason)),
+        }
+    }
+    Ok(search)
+}
+
 fn read(folder: &Path, step: u64) -> Result<Loaded, Reason> {
     let mut files = Manifest::read(folder, step)?.read_files(folder)?;
     let meta = files.remove(META).ok_or_else(|| Reason::Manifest { message: format!("no {META}") })?;

@@ -32,7 +32,13 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "wire", new: wire, samples: wire_samples, repair: repair_wire, executions_in_tests: 20_000 },
     Target { name: "store", new: store, samples: store_samples, repair: repair_store, executions_in_tests: 4_000 },
-    Target { name: "manifest", new: manifest, samples: manifest_samples, repair: repair_manifest, executions_in_tests: 600 },
+    Target {
+        name: "manifest",
+        new: manifest,
+        samples: manifest_samples,
+        repair: repair_manifest,
+        executions_in_tests: 600,
+    },
     Target { name: "weights", new: weights, samples: weights_samples, repair: |_| {}, executions_in_tests: 500 },
     Target { name: "decode", new: decode, samples: decode_samples, repair: repair_png, executions_in_tests: 4_000 },
 ];
@@ -43,7 +49,8 @@ fn wire() -> Parse {
         Ok(match wire::decode(bytes, limit) {
             Ok(Some((message, length))) => {
                 // What was read can be written again, and read again.
-                let again = wire::encode(&message).map_err(|error| format!("what was read cannot be written: {error}"))?;
+                let again =
+                    wire::encode(&message).map_err(|error| format!("what was read cannot be written: {error}"))?;
                 match wire::decode(&again, limit.max(again.len())) {
                     Ok(Some((same, _))) if same == message && length <= bytes.len() => true,
                     other => return Err(format!("{message:?} comes back as {other:?}")),

@@ -238,6 +238,30 @@ impl Daemon {
         Self { process: Process::spawn(command), socket: state.join("lumpd.sock") }
     }
 
+    /// As [`Daemon::start`], with further variables in its environment.
+    pub fn start_in<S: AsRef<OsStr>>(state: &Path, arguments: &[S], environment: &[(&str, &OsStr)]) -> Self {
+        let mut command = lumpd();
+        command.arg("run").arg("--state-dir").arg(state);
+        SMALL.iter().for_each(|setting| {
+            command.arg("--set").arg(setting);
+        });
+        command.args(arguments).envs(environment.iter().copied());
+        let mut daemon = Self { process: Process::spawn(command), socket: state.join("lumpd.sock") };
+        daemon.wait("readiness", |daemon| daemon.try_get("/readyz").is_some_and(|answer| answer.status == 200));
+        daemon
+    }
+
+    /// The API's unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends it a signal, such as `HUP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -296,6 +320,17 @@ impl Daemon {
     pub fn request_over_tcp(&self, headers: &str) -> Answer {
         let stream = TcpStream::connect(self.address()).expect("it listens");
         exchange(stream, &format!("GET /v1/status HTTP/1.1\r\n{headers}"), &[]).expect("it answers")
+    }
+
+    /// Over TCP, at an address of one's own choice.
+    pub fn request_over_tcp_at(&self, address: &str, headers: &str) -> Answer {
+        self.request_at(address, "GET", "/v1/status", headers)
+    }
+
+    /// Any method over TCP, without a body.
+    pub fn request_at(&self, address: &str, method: &str, path: &str, headers: &str) -> Answer {
+        let stream = TcpStream::connect(address).expect("it listens");
+        exchange(stream, &format!("{method} {path} HTTP/1.1\r\n{headers}"), &[]).expect("it answers")
     }
 
     pub fn get(&self, path: &str) -> Answer {

@@ -25,7 +25,10 @@ fn generation(step: u64, saved: &[(String, Vec<u8>)]) -> Files {
     let all: Vec<(&str, &[u8])> =
         saved.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).chain([(META, meta.as_slice())]).collect();
     let manifest = Manifest::new(step, all.iter().copied()).to_bytes();
-    all.into_iter().map(|(name, bytes)| (name.to_owned(), bytes.to_vec())).chain([(MANIFEST.into(), manifest)]).collect()
+    all.into_iter()
+        .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+        .chain([(MANIFEST.into(), manifest)])
+        .collect()
 }
 
 fn put(folder: &Path, files: &Files) {
@@ -108,8 +111,14 @@ fn hostile_header(files: &mut Files, random: &mut Random) -> String {
     let (what, changed) = match random.below(6) {
         0 => ("a name twice", with_header(&bytes, |h| format!("{{{},{}", first_entry(&h), &h[1..]))),
         1 => ("a header of 2^63 bytes", [&(1_u64 << 63).to_le_bytes()[..], &bytes[8..]].concat()),
-        2 => ("a shape that overflows", with_header(&bytes, |h| h.replacen("\"shape\":[", "\"shape\":[9223372036854775807,", 1))),
-        3 => ("an offset beyond the end", with_header(&bytes, |h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[999999999,", 1))),
+        2 => (
+            "a shape that overflows",
+            with_header(&bytes, |h| h.replacen("\"shape\":[", "\"shape\":[9223372036854775807,", 1)),
+        ),
+        3 => (
+            "an offset beyond the end",
+            with_header(&bytes, |h| h.replacen("\"data_offsets\":[0,", "\"data_offsets\":[999999999,", 1)),
+        ),
         4 => ("another type", with_header(&bytes, |h| h.replacen("\"F32\"", "\"I32\"", 1))),
         _ => ("a tensor renamed", with_header(&bytes, |h| h.replacen("weight", "wEight", 1))),
     };
@@ -188,9 +197,10 @@ fn no_damage_to_the_newest_checkpoint_gives_wrong_weights() {
 
 /// White space at the end of the manifest is no damage, and a block may be swapped with an equal one.
 fn json_is_same(files: &Files, whole: &Files) -> bool {
-    let manifest = |files: &Files| {
-        files.get(MANIFEST).and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok())
+    let manifest =
+        |files: &Files| files.get(MANIFEST).and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok());
+    let others = |files: &Files| {
+        files.iter().filter(|(name, _)| *name != MANIFEST).map(|(n, b)| (n.clone(), b.clone())).collect::<Files>()
     };
-    let others = |files: &Files| files.iter().filter(|(name, _)| *name != MANIFEST).map(|(n, b)| (n.clone(), b.clone())).collect::<Files>();
     manifest(files) == manifest(whole) && others(files) == others(whole)
 }

@@ -108,7 +108,11 @@ fn an_error_at_each_of_the_first_calls_is_never_acknowledged_and_loses_nothing()
             let ended = run(call, at, &mut random);
             // A wipe after a commit that fails is no failure of anything that was asked for: it is made up for later.
             failures += usize::from(ended.failed);
-            assert_eq!(ended.stopped, matches!(call, Call::Sync), "{call:?} {at}: a failed sync stops, a write does not");
+            assert_eq!(
+                ended.stopped,
+                matches!(call, Call::Sync),
+                "{call:?} {at}: a failed sync stops, a write does not"
+            );
             stops += usize::from(ended.stopped);
             let length = ended.disk.disk().cache.len();
             let (image, unsynced) = durable(&ended.disk, length);

@@ -113,7 +113,8 @@ fn animated_webp() -> Vec<u8> {
 fn samples() -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut add = |name: &str, fate: Fate, bytes: Vec<u8>| samples.push(Sample { name: name.into(), bytes, fate });
-    for (format, whole) in [("jpg", jpeg(10)), ("png", png(11)), ("webp", webp(12)), ("bmp", bmp(13)), ("ppm", pnm(14))] {
+    for (format, whole) in [("jpg", jpeg(10)), ("png", png(11)), ("webp", webp(12)), ("bmp", bmp(13)), ("ppm", pnm(14))]
+    {
         for tenth in 0..10 {
             add(&format!("cut-{tenth}.{format}"), Fate::Refused, whole[..whole.len() * tenth / 10].to_vec());
         }
@@ -158,17 +159,52 @@ fn samples() -> Vec<Sample> {
     let mut lying = webp(20);
     lying[4..8].fill(0xFF);
     add("wrong-length.webp", Fate::Either, lying);
-    add("deflate-bomb-text.png", Fate::Either, png_with(b"zTXt", &[b"a\0\0".as_slice(), &[0x78, 0x9C], &[0; 50_000]].concat()));
-    add("colour-profile.png", Fate::Either, png_with(b"iCCP", &[b"x\0\0".as_slice(), &[0x78, 0x9C, 3, 0, 0, 0, 0, 1]].concat()));
+    add(
+        "deflate-bomb-text.png",
+        Fate::Either,
+        png_with(b"zTXt", &[b"a\0\0".as_slice(), &[0x78, 0x9C], &[0; 50_000]].concat()),
+    );
+    add(
+        "colour-profile.png",
+        Fate::Either,
+        png_with(b"iCCP", &[b"x\0\0".as_slice(), &[0x78, 0x9C, 3, 0, 0, 0, 0, 1]].concat()),
+    );
 
-    add("sixteen-bits.png", Fate::Stored, encoded(ImageBuffer::<Rgb<u16>, _>::from_fn(40, 30, |x, y| Rgb([x as u16 * 900, y as u16 * 900, 7])), ImageFormat::Png));
-    add("grey-sixteen-bits.png", Fate::Stored, encoded(ImageBuffer::<Luma<u16>, _>::from_fn(40, 30, |x, y| Luma([(x * y) as u16 * 50])), ImageFormat::Png));
-    add("alpha.png", Fate::Stored, encoded(ImageBuffer::from_fn(40, 30, |x, y| Rgba([9, x as u8, y as u8, (x * 6) as u8])), ImageFormat::Png));
-    add("alpha.webp", Fate::Stored, encoded(ImageBuffer::from_fn(40, 30, |x, y| Rgba([9, y as u8, x as u8, (y * 8) as u8])), ImageFormat::WebP));
+    add(
+        "sixteen-bits.png",
+        Fate::Stored,
+        encoded(
+            ImageBuffer::<Rgb<u16>, _>::from_fn(40, 30, |x, y| Rgb([x as u16 * 900, y as u16 * 900, 7])),
+            ImageFormat::Png,
+        ),
+    );
+    add(
+        "grey-sixteen-bits.png",
+        Fate::Stored,
+        encoded(ImageBuffer::<Luma<u16>, _>::from_fn(40, 30, |x, y| Luma([(x * y) as u16 * 50])), ImageFormat::Png),
+    );
+    add(
+        "alpha.png",
+        Fate::Stored,
+        encoded(ImageBuffer::from_fn(40, 30, |x, y| Rgba([9, x as u8, y as u8, (x * 6) as u8])), ImageFormat::Png),
+    );
+    add(
+        "alpha.webp",
+        Fate::Stored,
+        encoded(ImageBuffer::from_fn(40, 30, |x, y| Rgba([9, y as u8, x as u8, (y * 8) as u8])), ImageFormat::WebP),
+    );
     add("grey.png", Fate::Stored, encoded(GrayImage::from_fn(40, 30, |x, y| Luma([(x * y) as u8])), ImageFormat::Png));
     add("one-pixel.png", Fate::Stored, encoded(ImageBuffer::from_pixel(1, 1, Rgb([1_u8, 2, 3])), ImageFormat::Png));
-    add("one-line.png", Fate::Stored, encoded(ImageBuffer::from_fn(8_000, 1, |x, _| Rgb([x as u8, 2, 3])), ImageFormat::Png));
-    add("one-column.png", Fate::Stored, encoded(ImageBuffer::from_fn(1, 8_000, |_, y| Rgb([y as u8, 2, 4])), ImageFormat::Png));
+    add(
+        "one-line.png",
+        Fate::Stored,
+        encoded(ImageBuffer::from_fn(8_000, 1, |x, _| Rgb([x as u8, 2, 3])), ImageFormat::Png),
+    );
+    add(
+        "one-column.png",
+        Fate::Stored,
+        encoded(ImageBuffer::from_fn(1, 8_000, |_, y| Rgb([y as u8, 2, 4])), ImageFormat::Png),
+    );
     add("cmyk.jpg", Fate::Stored, jpeg_of(jpeg_encoder::ColorType::Cmyk, 4));
     add("ycck.jpg", Fate::Stored, jpeg_of(jpeg_encoder::ColorType::CmykAsYcck, 4));
     add("grey.jpg", Fate::Stored, jpeg_of(jpeg_encoder::ColorType::Luma, 1));
@@ -209,8 +245,10 @@ fn through(inlet: &str, samples: &[Sample], tally: &mut Tally) {
             // Two of them have the same bytes: an empty file and one cut at nothing.
             daemon.wait("every file to be decided", |daemon| {
                 let source = daemon.source("watch-1");
-                let refused: u64 = source["refused"].as_object().map_or(0, |codes| codes.values().filter_map(|n| n.as_u64()).sum());
-                source["accepted"].as_u64().unwrap_or(0) + source["duplicates"].as_u64().unwrap_or(0) + refused >= samples.len() as u64
+                let refused: u64 =
+                    source["refused"].as_object().map_or(0, |codes| codes.values().filter_map(|n| n.as_u64()).sum());
+                source["accepted"].as_u64().unwrap_or(0) + source["duplicates"].as_u64().unwrap_or(0) + refused
+                    >= samples.len() as u64
             });
             let source = daemon.source("watch-1");
             for (code, count) in source["refused"].as_object().expect("a table") {

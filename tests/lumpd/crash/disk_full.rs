@@ -64,7 +64,9 @@ impl Disk {
             Err(error) => Err(error.to_string()),
         };
         match kind {
-            Kind::Tmpfs => tell(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]).arg(&at))?,
+            Kind::Tmpfs => {
+                tell(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "tmpfs"]).arg(&at))?
+            }
             Kind::Ext4 => {
                 let image = scratch.join("disk.img");
                 File::create(&image).and_then(|file| file.set_len(DISK)).map_err(|error| error.to_string())?;

@@ -29,7 +29,10 @@ impl fmt::Display for Tally {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (warm, end, growth) = (mib(self.warm), mib(self.end), mib(self.growth()));
         let Self { frames, seconds, .. } = self;
-        write!(f, "{frames} frames: {warm:.1} MiB after a tenth, {end:.1} MiB at the end, growth {growth:.1} MiB, {seconds:.0} s")
+        write!(
+            f,
+            "{frames} frames: {warm:.1} MiB after a tenth, {end:.1} MiB at the end, growth {growth:.1} MiB, {seconds:.0} s"
+        )
     }
 }
 
@@ -40,7 +43,12 @@ pub fn run(frames: u64) -> Tally {
     let socket = scratch.path().join("frames.sock");
     let network = tiny_network(scratch.path());
     let mut arguments: Vec<String> = ["--unix", text(&socket)].map(str::to_owned).into();
-    arguments.extend(settings([network.as_str(), "replay.slots=1024", "checkpoint.interval_seconds=5", "log.filter=warn"]));
+    arguments.extend(settings([
+        network.as_str(),
+        "replay.slots=1024",
+        "checkpoint.interval_seconds=5",
+        "log.filter=warn",
+    ]));
     let daemon = Daemon::start(&scratch.path().join("state"), &arguments);
     let send = |from: u64, to: u64| {
         // A connection a thousand frames, and a record of the answers as long: what is measured is the daemon's memory.
