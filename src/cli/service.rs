@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::Exit;
 use super::run::Running;
 use crate::config::{Config, Plan};
-use crate::daemon::{Daemon, StartError, StateDir};
-use crate::device::DeviceError;
+use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
+use crate::device::{DeviceError, fault};
 use crate::replay::ReplayError;
 use crate::serve::{Hooks, Limits, Served, Server, router};
 use crate::telemetry::{self, Metric};
@@ -130,6 +130,11 @@ impl Running for Service {
         let stopped = daemon.stop(runtime.handle());
         stop_serving.cancel();
         runtime.block_on(serving).context("the API broke down")?;
-        stopped.map_err(|error| anyhow!(error).context(Exit::Io))
+        // A device that ran out of memory or failed may be well again for another process, which goes on from the checkpoint.
+        let exit = |error: &DaemonError| if fault(error).is_some() { Exit::Temporary } else { Exit::Io };
+        stopped.map_err(|error| {
+            let exit = exit(&error);
+            anyhow!(error).context(exit)
+        })
     }
 }

@@ -1,3 +1,4 @@
+use crate::device::{Fault, fault};
 use crate::encoder::EncoderError;
 
 /// Why the learner cannot go on.
@@ -10,6 +11,12 @@ pub enum LearnError {
         "the training step failed on its device: {0}; if it ran out of memory, set a smaller learn.batch or a narrower encoder.preset"
     )]
     Tensor(#[from] candle_core::Error),
+    #[error(
+        "the device has no memory for {images} images a step, nor had it for twice as many: {reason}; set a smaller learn.batch and learn.replay_batch, or a narrower encoder.preset"
+    )]
+    OutOfMemory { images: usize, reason: String },
+    #[error("the device has failed with {name}, and takes no more work of this process: start lumpd again")]
+    DeviceLost { name: &'static str },
     #[error(
         "the batch holds {bytes} bytes, which is no whole number of {side}x{side} RGB images: resize images to the encoder's side first"
     )]
@@ -33,11 +40,18 @@ pub enum LearnError {
 }
 
 impl LearnError {
+    /// What the error means for whoever wants to go on; `None` where nothing is wrong with the device.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        fault(self)
+    }
+
     /// Stable name for logs, metrics and exit codes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Encoder(error) => error.code(),
             Self::Tensor(_) => "training-failed",
+            Self::OutOfMemory { .. } => "out-of-device-memory",
+            Self::DeviceLost { .. } => "device-lost",
             Self::BatchBytes { .. } => "bad-batch-bytes",
             Self::Diverged { .. } => "training-diverged",
             Self::MissingFile { .. } => "checkpoint-incomplete",

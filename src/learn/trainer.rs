@@ -12,6 +12,7 @@ use super::sgd::{Sgd, is_finite};
 use super::strategies::{Strategy, strategy};
 use super::views::{ViewMaker, Views};
 use crate::config::{LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::device::Fault;
 use crate::encoder::{self, Backbone, Embedder, EncoderId, Head, Parameter, Preset};
 
 /// Why a step changed nothing.
@@ -91,6 +92,8 @@ pub struct Trainer {
     /// Steps attempted so far: the counter of every draw.
     pub(super) step: u64,
     pub(super) guard: Guard,
+    /// The device had no memory for whole batches: each is halved since.
+    halved: bool,
 }
 
 impl Trainer {
@@ -129,6 +132,7 @@ impl Trainer {
                 weight_decay: settings.weight_decay,
             },
             guard: Guard::default(),
+            halved: false,
             step: 0,
             preset,
             backbone,
@@ -213,8 +217,39 @@ impl Trainer {
     ///
     /// # Errors
     /// [`LearnError::Diverged`] where too many of the last steps were not finite: then go back to a checkpoint. Otherwise
-    /// where the bytes are no whole number of images or the device fails. A skipped step is no error.
+    /// where the bytes are no whole number of images or the device fails: [`LearnError::OutOfMemory`] only where it cannot even
+    /// take half of the images, as which it and all later steps are tried. A skipped step is no error.
     pub fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
+        let before = self.backbone.statistics().force_contiguous()?;
+        let (stream, replay) = (self.share(stream), self.share(replay));
+        let error = match self.step_with(stream, replay) {
+            Err(error) => error,
+            report => return report,
+        };
+        let images = (stream.len() + replay.len()) / self.preset.image_bytes();
+        match error.fault() {
+            None => Err(error),
+            Some(Fault::Lost { name }) => Err(LearnError::DeviceLost { name }),
+            Some(Fault::OutOfMemory) if self.halved || images < 2 => {
+                Err(LearnError::OutOfMemory { images, reason: error.to_string() })
+            }
+            Some(Fault::OutOfMemory) => {
+                tracing::warn!("the device has no memory for {images} images a step: halves from now on ({error})");
+                self.halved = true;
+                self.backbone.release();
+                self.put_back(&before)?;
+                self.step(stream, replay)
+            }
+        }
+    }
+
+    /// The images of a batch that the device has memory for: all of them or the first half.
+    fn share<'a>(&self, images: &'a [u8]) -> &'a [u8] {
+        let count = images.len() / self.preset.image_bytes();
+        if self.halved && count > 1 { &images[..count.div_ceil(2) * self.preset.image_bytes()] } else { images }
+    }
+
+    fn step_with(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
         let start = Instant::now();
         let composed = self.compose(stream, replay)?;
         let views_seconds = start.elapsed().as_secs_f64();
@@ -374,5 +409,7 @@ impl Clock {
     }
 }
 
+#[cfg(test)]
+mod shortage_tests;
 #[cfg(test)]
 mod tests;
