@@ -89,26 +89,27 @@ fn steps_are_those_of_the_plain_backend() {
 #[test]
 fn frozen_layers_are_those_of_the_plain_backend() {
     let frozen = Frozen::new(&[EncoderLayer::Stem, EncoderLayer::Layer1, EncoderLayer::Layer3]);
-    steps(&preset(Stem::Imagenet, 4), frozen, (2, 32, 2));
+    steps(&preset(Stem::Imagenet, 4), frozen, (4, 37, 2));
     steps(&preset(Stem::Cifar, 4), Frozen::new(&[EncoderLayer::Layer2]), (2, 8, 1));
 }
 
+/// PyTorch's own autocast is as far from f64 on such a network (tests/parity/bf16_autocast.py): features .023, gradient .32, the
+/// cosine of the gradients .953. Deep layers of few values turn roundings of the forward pass into other ReLU masks.
 #[test]
-fn in_bf16_a_step_is_that_of_the_plain_backend_but_for_rounding() {
+fn in_bf16_a_step_is_as_far_from_the_plain_backend_as_autocast_is() {
     let Some((mut cuda, mut plain)) = pair(&preset(Stem::Cifar, 8), Precision::Bf16) else { return };
     let batch = noise("batch", &[8, 12, 12, 3]);
     let (found, expected) = (cuda.forward(&batch, 2).unwrap(), plain.forward(&batch, 2).unwrap());
-    assert!(error(&found, &expected) < 0.05, "features: {}", error(&found, &expected));
-    assert!(error(cuda.statistics(), plain.statistics()) < 0.02);
+    assert!(error(&found, &expected) < 0.03, "features: {}", error(&found, &expected));
+    assert!(error(cuda.statistics(), plain.statistics()) < 0.005);
     let direction = noise("direction", expected.dims());
-    let (found, expected) =
-        (cuda.backward(&direction).unwrap(), plain.backward(&direction.to_dtype(DType::F64).unwrap()).unwrap());
-    let cosine = {
-        let [found, expected] = [&found, &expected].map(|t| t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap());
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        dot(&found, &expected) / (dot(&found, &found) * dot(&expected, &expected)).sqrt()
-    };
-    assert!(cosine > 0.99, "gradient: cosine {cosine}, error {}", error(&found, &expected));
+    let found = cuda.backward(&direction).unwrap();
+    let expected = plain.backward(&direction.to_dtype(DType::F64).unwrap()).unwrap();
+    assert!(error(&found, &expected) < 0.45, "gradient: {}", error(&found, &expected));
+    let [found, expected] = [&found, &expected].map(|t| t.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap());
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let cosine = dot(&found, &expected) / (dot(&found, &found) * dot(&expected, &expected)).sqrt();
+    assert!(cosine > 0.92, "gradient: cosine {cosine}");
 }
 
 #[test]
