@@ -10,6 +10,7 @@
 //! ```
 
 mod backends;
+mod checks;
 pub mod cuda;
 mod host;
 pub mod kernels;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
+pub use checks::{Check, check_kernels};
 pub use cuda::{Fault, fault};
 pub use host::{peak_resident_bytes, resident_bytes};
 

@@ -19,6 +19,7 @@ mod backbone;
 mod cpu;
 mod cuda;
 mod error;
+mod exported;
 mod frozen;
 mod heads;
 mod id;
@@ -26,6 +27,7 @@ mod norm;
 mod pool;
 mod preset;
 mod resnet;
+mod weights;
 
 use candle_core::{DType, Device};
 
@@ -34,12 +36,14 @@ pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
 pub use cuda::CudaResNet18;
 pub use error::EncoderError;
+pub use exported::Weights;
 pub use frozen::Frozen;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
 pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
+pub use weights::{GivenWeights, to_safetensors};
 
 use crate::config::Seed;
 use crate::device::cuda as accelerator;
