@@ -10,7 +10,10 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result};
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, result,
+};
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr, kernels};
 use candle_core::op::BackpropOp;
@@ -26,6 +29,10 @@ const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/lumpd.fatbin"))
 
 /// Steps are not recorded where this variable is "0": for whoever looks for a fault.
 const GRAPHS_VARIABLE: &str = "LUMPD_CUDA_GRAPHS";
+
+/// Memory given back by tensors that the driver keeps for those to come. By itself it keeps none beyond a synchronisation,
+/// and every step would wait for memory to be mapped anew.
+const KEPT_BYTES: u64 = 1 << 30;
 
 /// The compute capability for which bf16 is a type of the chip: 8.0, Ampere.
 const BF16_CAPABILITY: u32 = 80;
@@ -71,6 +78,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn keep_memory(context: &CudaContext) -> Result<()> {
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut kept = KEPT_BYTES;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is the context's; the attribute is a number of 64 bits, which is read before this returns.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut kept).cast()).w()
+    }
+}
+
 impl Gpu {
     fn new(cuda: &CudaDevice) -> Result<Self> {
         let stream = cuda.cuda_stream();
@@ -78,6 +98,7 @@ impl Gpu {
         // SAFETY: everything on this device runs on one stream (the other one only records), so there is no work whose
         // order events would have to keep.
         unsafe { cuda.disable_event_tracking() };
+        keep_memory(context)?;
         let (major, minor) = context.compute_capability().w()?;
         let capability = (10 * major + minor) as u32;
         Ok(Self {
