@@ -6,7 +6,7 @@
 //!
 //! All of it is written against [`Machine`]. A GPU is one machine (`gpu`, only in builds with CUDA). The tests have another:
 //! kernels/*.cu keep to the part of CUDA C that a C compiler understands, and run on the CPU, where every barrier and
-//! every order of threads is under control. [`checks`] holds each kernel against its plain twin on either.
+//! every order of threads is under control. [`checks()`] holds each kernel against its plain twin on either.
 //!
 //! Kernels are compiled when lumpd is built (build.rs): what was compiled is what was checked, starting does not wait for a
 //! compiler, and a box without the CUDA tool kit can run it. They are machine code for the compute capability of the
