@@ -19,6 +19,7 @@ mod guard;
 mod objectives;
 mod sgd;
 mod state;
+mod step;
 mod strategies;
 mod trainer;
 mod views;
@@ -28,9 +29,10 @@ pub use error::LearnError;
 pub use objectives::{Barlow, Objective, SimClr, SimSiam, Supervised, cross_entropy, objective, objective_of};
 pub use sgd::{Sgd, is_finite};
 pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE};
+pub use step::{Skip, StepReport, StepSeconds};
 pub use strategies::{
     AGem, Cassle, Cost, Der, Dimensions, Ema, Finetune, Gss, Loss, Lump, LumpPlus, Multitask, Network, Pnn, Si, State,
     Strategy, strategy,
 };
-pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
+pub use trainer::Trainer;
 pub use views::{ViewMaker, Views};

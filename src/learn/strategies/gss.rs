@@ -149,7 +149,7 @@ impl Strategy for Gss {
             ("images".to_owned(), Tensor::from_vec(pixels, (self.images.len(), bytes), &device)?),
             ("labels".to_owned(), numbers_to_tensor(&labels, &device)?),
             ("scores".to_owned(), numbers_to_tensor(&scores, &device)?),
-            ("seen".to_owned(), numbers_to_tensor(&[self.seen], &device)?),
+            ("seen".to_owned(), numbers_to_tensor(&[self.seen, self.seed.0], &device)?),
         ]))
     }
 
@@ -162,7 +162,9 @@ impl Strategy for Gss {
         let images = images.to_vec2::<f32>()?;
         let numbers = |name: &str, count| tensor_to_numbers(&named(state, name, &[count, 4])?);
         let (labels, scores) = (numbers("labels", images.len())?, numbers("scores", images.len())?);
-        self.seen = numbers("seen", 1)?[0];
+        // The seed, too: a restart may have been given another.
+        let counters = numbers("seen", 2)?;
+        (self.seen, self.seed) = (counters[0], Seed(counters[1]));
         self.images = images.into_iter().map(|image| image.into_iter().map(|value| value as u8).collect()).collect();
         self.labels = labels.into_iter().map(|label| label as u32).collect();
         self.scores = scores.into_iter().map(f64::from_bits).collect();

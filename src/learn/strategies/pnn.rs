@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::frozen::freeze;
-use super::{Batch, Cost, Dimensions, Network, State, Strategy, named};
+use super::{Batch, Cost, Dimensions, Network, State, Strategy, named, numbers_to_tensor, tensor_to_numbers};
 use crate::config::{Random, Seed, StrategyKind};
 use crate::encoder::{Backbone, Embedder, initial_parameters, initial_statistics};
 
@@ -166,7 +166,8 @@ impl Strategy for Pnn {
     }
 
     fn state(&self) -> Result<State> {
-        let mut state = State::new();
+        // Later columns are drawn by it, and a restart may have been given another.
+        let mut state = State::from([("seed".to_owned(), numbers_to_tensor(&[self.seed.0], &Device::Cpu)?)]);
         for (index, Column { parameters, statistics, lateral, .. }) in self.columns.iter().enumerate() {
             state.insert(format!("column.{index}.parameters"), parameters.clone());
             state.insert(format!("column.{index}.statistics"), statistics.clone());
@@ -181,6 +182,9 @@ impl Strategy for Pnn {
         let like = network.backbone.parameters().clone();
         let statistics = network.backbone.statistics().clone();
         let mut restored = self.empty();
+        if !state.is_empty() {
+            restored.seed = Seed(tensor_to_numbers(&named(state, "seed", &[1, 4])?)?[0]);
+        }
         while state.contains_key(&format!("column.{}.parameters", restored.columns.len())) {
             let index = restored.columns.len();
             let take = |part: &str, shape: &[usize]| {

@@ -68,9 +68,9 @@ fn every_strategy_goes_on_after_a_restart_to_the_same_bits() {
             let mut second = trainer(&settings, 99);
             play(&mut second, 20..22);
             second.restore(&files).unwrap();
-            assert_eq!(second.save().unwrap(), files, "{kind:?} {objective:?}");
+            assert!(second.save().unwrap() == files, "{kind:?} {objective:?}");
             play(&mut second, 5..8);
-            assert_eq!(second.save().unwrap(), whole.save().unwrap(), "{kind:?} {objective:?}");
+            assert!(second.save().unwrap() == whole.save().unwrap(), "{kind:?} {objective:?}");
         }
     }
 }
