@@ -9,10 +9,12 @@
 
 pub mod answers;
 mod events;
+mod history;
 mod inlets;
 mod learner;
 mod lifecycle;
 mod live;
+mod lockstep;
 mod mailbox;
 mod measure;
 mod moments;
@@ -20,6 +22,7 @@ mod pipeline;
 mod probe_file;
 mod published;
 mod record;
+mod requests;
 mod resume;
 mod shared;
 mod start;

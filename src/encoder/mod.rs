@@ -18,6 +18,7 @@ mod architecture;
 mod backbone;
 mod cpu;
 mod error;
+mod exported;
 mod frozen;
 mod heads;
 mod id;
@@ -25,6 +26,7 @@ mod norm;
 mod pool;
 mod preset;
 mod resnet;
+mod weights;
 
 use candle_core::{DType, Device};
 
@@ -32,12 +34,14 @@ pub use architecture::{Block, blocks, initial_parameters, initial_statistics, pa
 pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
 pub use error::EncoderError;
+pub use exported::Weights;
 pub use frozen::Frozen;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
 pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
+pub use weights::{GivenWeights, to_safetensors};
 
 use crate::config::Seed;
 

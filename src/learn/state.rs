@@ -12,15 +12,16 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Memory;
 use super::sgd::overwrite;
 use super::strategies::Network;
-use super::trainer::zeros_like;
+use super::tensors::{Named, parse, serialise};
+use super::trainer::{Rate, zeros_like};
 use super::{LearnError, Trainer};
-use crate::config::{ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{Parameter, Preset};
+use crate::config::{EncoderLayer, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{Backbone, EncoderId, Frozen, Parameter, PlainResNet18, Preset};
 
 /// The weights.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -46,10 +47,23 @@ struct State {
     objective: ObjectiveKind,
     strategy: StrategyKind,
     preset: Preset,
+    /// Of the weights that it started from.
+    #[serde(default)]
+    given: Option<EncoderId>,
+    #[serde(default)]
+    frozen: Vec<EncoderLayer>,
+    /// Halvings of the learning rate that are still in force; not there in states of before it was kept.
+    #[serde(default)]
+    halvings: u32,
+    /// Steps taken since the last of them.
+    #[serde(default)]
+    since_halving: u64,
+    #[serde(default)]
+    guard: Memory,
+    /// Bits of the rate of the settings.
+    #[serde(default)]
+    learning_rate: Option<u64>,
 }
-
-/// Values by name, f32.
-type Named = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 impl Trainer {
     /// Everything that the next step depends on, as files `(name, bytes)`. The same state gives the same bytes.
@@ -71,6 +85,12 @@ impl Trainer {
             objective: self.objective(),
             strategy: self.strategy(),
             preset: self.preset.clone(),
+            given: self.given,
+            frozen: self.frozen.layers(),
+            halvings: self.rate.halvings,
+            since_halving: self.rate.since,
+            guard: self.guard.memory().clone(),
+            learning_rate: Some(self.sgd.learning_rate.to_bits()),
         };
         let mut files = vec![
             (MODEL_FILE.to_owned(), serialise(MODEL_FILE, &model)?),
@@ -93,7 +113,8 @@ impl Trainer {
     }
 
     /// Takes up a state made by [`Trainer::save`]: from here the learner goes on as the saved one would have, its seed
-    /// included. A strategy other than the saved one starts without memories. Files of other names are not looked at.
+    /// included. A strategy other than the saved one starts without memories; other layers than those frozen then are frozen
+    /// from now on, and the log says so. Files of other names are not looked at.
     ///
     /// # Errors
     /// Names the file and tensor that is missing, of another shape or not finite, or the setting that differs. Until
@@ -133,8 +154,21 @@ impl Trainer {
             overwrite(var, &tensor(head[index].clone(), var.dims(), dtype, &device)?)?;
             overwrite(&self.head_momentum[index], &tensor(head_momentum[index].clone(), var.dims(), dtype, &device)?)?;
         }
-        (self.step, self.seed) = (state.step, Seed(state.seed));
-        self.guard.reset();
+        self.still_frozen()?;
+        let frozen = Frozen::new(&state.frozen);
+        if frozen != self.frozen {
+            let now = self.frozen;
+            tracing::warn!(
+                "encoder.freeze was {frozen} when the checkpoint of step {} was written; from here on it is {now}",
+                state.step
+            );
+        }
+        (self.step, self.seed, self.given) = (state.step, Seed(state.seed), state.given);
+        self.rate = Rate { halvings: state.halvings.min(Rate::MOST_HALVINGS), since: state.since_halving };
+        self.guard.recall(state.guard);
+        if state.learning_rate != Some(self.sgd.learning_rate.to_bits()) {
+            self.guard.start_anew();
+        }
         Ok(())
     }
 
@@ -167,13 +201,14 @@ impl Trainer {
     }
 
     fn check(&self, state: &State) -> Result<(), LearnError> {
-        if state.format != FORMAT {
-            let message = format!("its format is {}, this program knows {FORMAT}", state.format);
-            return Err(bad(STATE_FILE, message));
-        }
+        check_format(state)?;
         let differs = |setting, saved: String, wanted: String| Err(LearnError::Mismatch { setting, saved, wanted });
         if state.objective != self.objective() {
             return differs("learn.objective", quoted(&state.objective), quoted(&self.objective()));
+        }
+        if let Some(wanted) = self.given.filter(|given| Some(*given) != state.given) {
+            let saved = state.given.map_or_else(|| "none".into(), |id| format!("those of id {id}"));
+            return differs("encoder.weights", saved, format!("those of id {wanted}"));
         }
         // A card may be renamed or described anew; what it says of the network may not change.
         let network = |preset: &Preset| Preset { name: String::new(), description: String::new(), ..preset.clone() };
@@ -182,6 +217,38 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// The encoder of a saved state.
+pub struct SavedEncoder {
+    pub preset: Preset,
+    /// Steps it had seen.
+    pub step: u64,
+    /// On the CPU.
+    pub backbone: PlainResNet18,
+}
+
+/// Takes the encoder alone out of the files of [`Trainer::save`], checked as whole as by [`Trainer::restore`].
+///
+/// # Errors
+/// Names the file and tensor that is missing, of another shape or not finite.
+pub fn saved_encoder(files: &[(String, Vec<u8>)]) -> Result<SavedEncoder, LearnError> {
+    let state: State = serde_json::from_slice(find(files, STATE_FILE)?).map_err(|error| bad(STATE_FILE, error))?;
+    check_format(&state)?;
+    let mut backbone = PlainResNet18::new(&state.preset, &Device::Cpu, DType::F32, Seed(state.seed))?;
+    let mut model = parse(MODEL_FILE, find(files, MODEL_FILE)?)?;
+    let parameters = join(MODEL_FILE, &mut model, backbone.layout())?;
+    let statistics = join(MODEL_FILE, &mut model, backbone.statistics_layout())?;
+    let flat = |values: Vec<f32>| Tensor::new(values, &Device::Cpu);
+    backbone.load(&flat(parameters)?, &flat(statistics)?)?;
+    Ok(SavedEncoder { preset: state.preset, step: state.step, backbone })
+}
+
+fn check_format(state: &State) -> Result<(), LearnError> {
+    if state.format == FORMAT {
+        return Ok(());
+    }
+    Err(bad(STATE_FILE, format!("its format is {}, this program knows {FORMAT}", state.format)))
 }
 
 fn is_trained(name: &str) -> bool {
@@ -245,34 +312,4 @@ fn none_left(file: &'static str, named: &Named) -> Result<(), LearnError> {
 fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
     let flat = Tensor::new(values, device)?.to_dtype(dtype)?;
     if shape.is_empty() { Ok(flat) } else { flat.reshape(shape) }
-}
-
-fn serialise(file: &'static str, named: &Named) -> Result<Vec<u8>, LearnError> {
-    let bytes: Vec<Vec<u8>> =
-        named.values().map(|(_, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-    let views: Result<Vec<_>, _> = named
-        .iter()
-        .zip(&bytes)
-        .map(|((name, (shape, _)), bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect();
-    let views = views.map_err(|error: safetensors::SafeTensorError| bad(file, error))?;
-    safetensors::serialize(views, None).map_err(|error| bad(file, error))
-}
-
-/// Reads a file whole: f32 throughout, every value finite.
-fn parse(file: &'static str, bytes: &[u8]) -> Result<Named, LearnError> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, error))?;
-    let mut named = Named::new();
-    for (name, view) in tensors.iter() {
-        let refuse = |what: &str| Err(LearnError::BadTensor { file, message: format!("\"{name}\" {what}") });
-        if view.dtype() != Dtype::F32 {
-            return refuse("is not of 32-bit floats");
-        }
-        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        if !values.iter().all(|value| value.is_finite()) {
-            return refuse("holds a value that is not finite");
-        }
-        named.insert(name.to_owned(), (view.shape().to_vec(), values));
-    }
-    Ok(named)
 }

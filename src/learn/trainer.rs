@@ -1,20 +1,24 @@
 //! The trainer: one gradient step after the other, each a function of weights, seed, step number and images.
 
-use std::sync::Arc;
-use std::time::Instant;
+mod passes;
+mod step;
 
-use candle_core::{DType, Device, Tensor, Var};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
 
 use super::LearnError;
-use super::batch::{Batch, Gradient, Samples};
 use super::guard::Guard;
 use super::objectives::{Objective, objective_of};
 use super::sgd::{Sgd, is_finite, overwrite};
-use super::step::{Skip, StepReport, StepSeconds};
-use super::strategies::{Dimensions, Loss, Network, Strategy, strategy};
+#[cfg(test)]
+use super::strategies::Loss;
+use super::strategies::{Dimensions, Network, Strategy, strategy};
 use super::views::{ViewMaker, Views};
-use crate::config::{LearnSettings, ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{self, Backbone, Embedder, EncoderId, Head, Parameter, Preset};
+use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{self, Backbone, Embedder, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset};
+
+pub use step::{Rate, Skip, StepReport, StepSeconds};
 
 /// The learner. Owned by one thread; readers get what [`Trainer::embedder`] froze.
 pub struct Trainer {
@@ -23,7 +27,13 @@ pub struct Trainer {
     pub(super) head: Head,
     pub(super) objective: Box<dyn Objective>,
     pub(super) strategy: Box<dyn Strategy>,
-    sgd: Sgd,
+    pub(super) sgd: Sgd,
+    /// Layers that do not learn.
+    pub(super) frozen: Frozen,
+    /// The weights that the encoder started from, if they were given.
+    pub(super) given: Option<EncoderId>,
+    /// Times the learning rate: that of given weights.
+    given_rate_factor: f64,
     /// Momentum of the flat parameters, and of each variable of the head and of the strategy.
     pub(super) momentum: Tensor,
     pub(super) head_momentum: Vec<Tensor>,
@@ -33,6 +43,11 @@ pub struct Trainer {
     /// Steps attempted so far: the counter of every draw.
     pub(super) step: u64,
     pub(super) guard: Guard,
+    pub(super) rate: Rate,
+    /// One in so many images of a batch is trained on: 1, or 2 once the device has run out of memory.
+    share: usize,
+    /// Whether a step is changing the weights: one that fails here cannot be tried again.
+    changing: bool,
 }
 
 impl Trainer {
@@ -75,7 +90,13 @@ impl Trainer {
                 momentum: settings.momentum,
                 weight_decay: settings.weight_decay,
             },
+            frozen: Frozen::default(),
+            given: None,
+            given_rate_factor: settings.given_rate_factor,
             guard: Guard::default(),
+            rate: Rate::default(),
+            share: 1,
+            changing: false,
             step: 0,
             preset,
             backbone,
@@ -93,6 +114,54 @@ impl Trainer {
         self.strategy_momentum = zeros_like(strategy.as_ref())?;
         self.strategy = strategy;
         Ok(self)
+    }
+
+    /// Freezes these layers of the encoder, and no others, from the next step on: parameters and running statistics stay as
+    /// they are to the bit.
+    ///
+    /// # Errors
+    /// Where the backend cannot freeze layers.
+    pub fn freeze(&mut self, layers: &[EncoderLayer]) -> Result<(), LearnError> {
+        let frozen = Frozen::new(layers);
+        self.backbone.set_frozen(frozen)?;
+        self.frozen = frozen;
+        self.still_frozen()
+    }
+
+    /// A layer that learns again one day shall not go on with the momentum of long ago.
+    pub(super) fn still_frozen(&self) -> Result<(), LearnError> {
+        for parameter in self.backbone.layout().iter().filter(|parameter| self.frozen.holds(&parameter.name)) {
+            let part = self.momentum.narrow(0, parameter.offset, parameter.elements())?;
+            part.slice_set(&part.zeros_like()?, 0, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Starts from given weights; heads stay freshly initialised. A checkpoint taken up later goes before, and must have
+    /// started from the same.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn give(&mut self, weights: &GivenWeights) -> Result<EncoderId, LearnError> {
+        weights.load_into(self.backbone.as_mut())?;
+        let id = EncoderId::of(self.backbone())?;
+        self.given = Some(id);
+        Ok(id)
+    }
+
+    /// Whether every number that is learnt or kept from step to step is finite.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn is_finite(&self) -> Result<bool, LearnError> {
+        let encoder = [self.backbone.parameters(), self.backbone.statistics(), &self.momentum];
+        let head = self.head.variables().iter().map(|(_, var)| var.as_tensor()).chain(&self.head_momentum);
+        for tensor in encoder.into_iter().chain(head) {
+            if !is_finite(tensor)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn preset(&self) -> &Preset {
@@ -120,9 +189,37 @@ impl Trainer {
         self.step
     }
 
-    /// Leaves out the numbers up to `step`: the step after a roll-back draws other batches than the ones that diverged.
-    pub fn advance_to(&mut self, step: u64) {
+    /// Share of the learning rate of the settings that is in force.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// The learning rate in force.
+    pub fn learning_rate(&self) -> f64 {
+        self.sgd.learning_rate * self.rate.factor()
+    }
+
+    /// After a roll-back: leaves out the numbers up to `step`, so that other batches follow than the ones that diverged;
+    /// goes on at half of `rate`, the one that diverged; and forgets what was usual.
+    pub fn change_course(&mut self, step: u64, rate: Rate) {
         self.step = self.step.max(step);
+        self.rate = rate.halved();
+        self.guard.reset();
+    }
+
+    /// Whether the latest steps were all good, so that the weights may be kept and shown.
+    pub fn is_calm(&self) -> bool {
+        self.guard.is_calm(self.step)
+    }
+
+    /// Whether batches are halved, since the device has run out of memory.
+    pub fn is_halved(&self) -> bool {
+        self.share > 1
+    }
+
+    /// Steps skipped since the program started because a loss or gradient was far out of what was usual.
+    pub fn out_of_bounds_steps(&self) -> u64 {
+        self.guard.out_of_bounds()
     }
 
     /// Steps skipped since the program started because a loss or gradient was not finite.
@@ -178,106 +275,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// One gradient step on images of the stream and of the memory: packed RGB8, each image side x side x 3 bytes; either may be
-    /// empty. Where the stream is empty the step is a rehearsal: give it as many images as stream and memory have together.
-    ///
-    /// # Errors
-    /// [`LearnError::Diverged`] where too many of the last steps were not finite: then go back to a checkpoint. Otherwise
-    /// where the bytes are no whole number of images or the device fails. A skipped step is no error.
-    pub fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
-        self.step_samples(&Samples::unlabelled(stream), &Samples::unlabelled(replay))
-    }
-
-    /// The same of images of which more is known.
-    ///
-    /// # Errors
-    /// As [`Trainer::step`]; where the objective needs labels that are missing.
-    pub fn step_samples(&mut self, stream: &Samples<'_>, replay: &Samples<'_>) -> Result<StepReport, LearnError> {
-        let start = Instant::now();
-        let composed = self.compose(stream, replay)?;
-        let views_seconds = start.elapsed().as_secs_f64();
-        let mut report = match composed.is_empty() {
-            false => self.step_passes(&composed)?,
-            true => self.skip(0, None, Skip::NoImages),
-        };
-        report.seconds.views = views_seconds;
-        Ok(report)
-    }
-
-    /// One gradient step on views that are made already.
-    ///
-    /// # Errors
-    /// As [`Trainer::step`].
-    pub fn step_on(&mut self, views: &Views) -> Result<StepReport, LearnError> {
-        self.step_passes(&[Batch::of(views.clone())])
-    }
-
-    fn step_passes(&mut self, passes: &[Batch]) -> Result<StepReport, LearnError> {
-        let images = passes.iter().map(Batch::count).sum();
-        let (fewest, needed) = (passes.iter().map(Batch::count).min().unwrap_or(0), self.objective.minimum_images());
-        if fewest < needed {
-            return Ok(self.skip(images, None, Skip::TooFewImages { images: fewest, needed }));
-        }
-        let before = self.backbone.statistics().force_contiguous()?;
-        let mut clock = Clock::start();
-        let mut seconds = StepSeconds::default();
-        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
-        self.strategy.prepare(passes, &mut Network { backbone, head, objective })?;
-
-        let (mut value, mut taken) = (0.0, Vec::with_capacity(passes.len()));
-        for (index, batch) in passes.iter().enumerate() {
-            let (loss, gradient) = self.pass(index, batch, &mut clock, &mut seconds)?;
-            value += loss;
-            match gradient {
-                Some(gradient) => taken.push(gradient),
-                None => return self.reject(images, value, Skip::LossNotFinite, &before),
-            }
-        }
-        let Gradient { backbone, others } = self.strategy.combine(taken)?;
-        let gradient = self.strategy.regularise(self.backbone.parameters(), backbone)?.detach();
-        if !is_finite(&gradient)? || !all_finite(&others)? {
-            return self.reject(images, value, Skip::GradientNotFinite, &before);
-        }
-        self.descend(&gradient, &others)?;
-        seconds.update = clock.lap();
-
-        let step = self.step;
-        self.step += 1;
-        Ok(StepReport { step, images, loss: Some(value), skipped: None, seconds })
-    }
-
-    /// One pass of the network, forward and backward: its loss, and the gradient where the loss is finite.
-    fn pass(
-        &mut self,
-        index: usize,
-        batch: &Batch,
-        clock: &mut Clock,
-        seconds: &mut StepSeconds,
-    ) -> Result<(f64, Option<Gradient>), LearnError> {
-        let views = &batch.views;
-        let (images, groups) = match self.objective.views() {
-            1 => (views.first.clone(), 1),
-            _ => (Tensor::cat(&[&views.first, &views.second], 0)?, 2),
-        };
-        let features = self.backbone.forward(&images, groups)?;
-        seconds.forward += clock.lap();
-        let leaf = Var::from_tensor(&features.detach())?;
-        let loss = self.loss(index, batch, &leaf)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if !value.is_finite() {
-            return Ok((value, None));
-        }
-        let gradients = loss.backward()?;
-        let of = |var: &Var| gradients.get(var).map_or_else(|| var.zeros_like(), |gradient| Ok(gradient.detach()));
-        let features_gradient = of(&leaf)?;
-        let trained = self.head.variables().iter().chain(self.strategy.variables());
-        let others = trained.map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?;
-        seconds.loss += clock.lap();
-        let backbone = self.backbone.backward(&features_gradient)?;
-        seconds.backward += clock.lap();
-        Ok((value, Some(Gradient { backbone, others })))
-    }
-
     /// The objective's loss of images without learning from them: packed RGB8, at least [`Objective::minimum_images`] of them.
     /// The views are the same at every call, so that the values of two moments can be compared. `None` for too few images, and where the
     /// objective needs labels.
@@ -297,37 +294,6 @@ impl Trainer {
         Ok(Some(loss))
     }
 
-    /// The same loss with other flat parameters of the encoder, after which the learner is as it was.
-    ///
-    /// # Errors
-    /// As [`Trainer::probe_loss`].
-    pub fn probe_loss_at(&mut self, parameters: &Tensor, images: &[u8]) -> Result<Option<f64>, LearnError> {
-        let own = self.backbone.parameters().force_contiguous()?;
-        let statistics = self.backbone.statistics().force_contiguous()?;
-        self.backbone.load(parameters, &statistics)?;
-        let loss = self.probe_loss(images);
-        self.backbone.load(&own, &statistics)?;
-        loss
-    }
-
-    fn compose(&mut self, stream: &Samples<'_>, replay: &Samples<'_>) -> Result<Vec<Batch>, LearnError> {
-        let own = self.strategy.own_replay(&mut self.seed.random("own replay", self.step));
-        let replay = match &own {
-            Some((pixels, labels)) => Samples { pixels, ids: &[], labels },
-            None if self.strategy.rehearses() => *replay,
-            None => Samples::default(),
-        };
-        let stream = self.batch_of(stream, "stream views")?;
-        let replay = self.batch_of(&replay, "replay views")?;
-        Ok(self.strategy.compose(stream, replay, &mut self.seed.random("mix", self.step))?)
-    }
-
-    fn batch_of(&self, samples: &Samples<'_>, purpose: &str) -> Result<Option<Batch>, LearnError> {
-        let Some(views) = self.views_of(samples.pixels, purpose, self.step)? else { return Ok(None) };
-        let (pixels, ids, labels) = (samples.pixels.to_vec(), samples.ids.to_vec(), samples.labels.to_vec());
-        Ok(Some(Batch { views, pixels, ids, labels, replayed: 0 }))
-    }
-
     fn views_of(&self, images: &[u8], purpose: &str, counter: u64) -> Result<Option<Views>, LearnError> {
         if !images.len().is_multiple_of(self.preset.image_bytes()) {
             return Err(LearnError::BatchBytes { bytes: images.len(), side: self.preset.side });
@@ -339,59 +305,17 @@ impl Trainer {
         Ok(Some(self.views.pair(images, &mut self.seed.random(purpose, counter), device)?))
     }
 
-    fn loss(&mut self, index: usize, batch: &Batch, features: &Tensor) -> Result<Tensor, LearnError> {
-        let both = match self.objective.views() {
-            1 => [features.clone(), features.clone()],
-            _ => halves(features)?.into(),
-        };
-        let [first, second] = self.strategy.transform(index, both)?;
-        let (head, objective) = (&self.head, self.objective.as_ref());
-        let extra = self.strategy.extra_loss(index, batch, [&first, &second], Loss { head, objective })?;
-        let own = match self.strategy.takes_objective(index) {
-            true => Some(objective.labelled_loss(head, &first, &second, &batch.labels)?),
-            false => None,
-        };
-        match (own, extra) {
-            (Some(own), Some(extra)) => Ok((own + extra)?),
-            (Some(loss), None) | (None, Some(loss)) => Ok(loss),
-            (None, None) => Ok(first.sum_all()?.affine(0.0, 0.0)?),
-        }
-    }
-
-    fn descend(&mut self, gradient: &Tensor, others: &[Tensor]) -> Result<(), LearnError> {
-        self.sgd.step(self.backbone.parameters(), &self.momentum, gradient)?;
-        let trained = self.head.variables().iter().chain(self.strategy.variables());
-        let momentum = self.head_momentum.iter().chain(&self.strategy_momentum);
-        for (((_, var), buffer), gradient) in trained.zip(momentum).zip(others) {
-            self.sgd.step(var, buffer, gradient)?;
-        }
-        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
-        Ok(self.strategy.after_step(&mut Network { backbone, head, objective }, gradient)?)
-    }
-
-    fn skip(&self, images: usize, loss: Option<f64>, reason: Skip) -> StepReport {
-        StepReport { step: self.step, images, loss, skipped: Some(reason), seconds: StepSeconds::default() }
-    }
-
-    /// Skips a step whose forward pass is done: as if it had not been, but that its number is used up.
-    fn reject(
-        &mut self,
-        images: usize,
-        loss: f64,
-        reason: Skip,
-        statistics: &Tensor,
-    ) -> Result<StepReport, LearnError> {
-        self.put_back(statistics)?;
-        let report = self.skip(images, Some(loss), reason);
-        self.step += 1;
-        self.guard.record(report.step)?;
-        Ok(report)
-    }
-
-    /// Undoes what a forward pass did to the running statistics, and drops what it kept.
-    fn put_back(&mut self, statistics: &Tensor) -> Result<(), LearnError> {
-        let parameters = self.backbone.parameters().clone();
-        Ok(self.backbone.load(&parameters, statistics)?)
+    /// The same loss with other flat parameters of the encoder, after which the learner is as it was.
+    ///
+    /// # Errors
+    /// As [`Trainer::probe_loss`].
+    pub fn probe_loss_at(&mut self, parameters: &Tensor, images: &[u8]) -> Result<Option<f64>, LearnError> {
+        let own = self.backbone.parameters().force_contiguous()?;
+        let statistics = self.backbone.statistics().force_contiguous()?;
+        self.backbone.load(parameters, &statistics)?;
+        let loss = self.probe_loss(images);
+        self.backbone.load(&own, &statistics)?;
+        loss
     }
 }
 
@@ -414,21 +338,6 @@ fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
     Ok(true)
 }
 
-/// Seconds between one moment and the next.
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    fn lap(&mut self) -> f64 {
-        let seconds = self.0.elapsed().as_secs_f64();
-        self.0 = Instant::now();
-        seconds
-    }
-}
-
 /// Ways in for the strategies' tests.
 #[cfg(test)]
 impl Trainer {
@@ -446,5 +355,7 @@ impl Trainer {
     }
 }
 
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod tests;

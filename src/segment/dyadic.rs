@@ -5,6 +5,8 @@
 //! ratio of correlated frames. T2 has about k degrees of freedom, so s_W = (T2 - k) / sqrt(2 k), and the statistic is the
 //! largest s_W. It is above a threshold h about once in as many frames as were promised (see [`super::thresholds`]).
 //!
+//! Beside it runs a test that needs few frames and sees brightness only ([`super::light`]).
+//!
 //! After an alarm the reference is collected anew. Two things may happen meanwhile. The same, gradual, change goes on: a
 //! second alarm whose change lies within that new reference, and is a slope rather than a step, is no new boundary. Or
 //! another change comes: a reference that holds a step is found when half of it, and when all of it, is there ([`super::place`]);
@@ -13,6 +15,8 @@
 use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::detector::{Change, Detector, Phase, Verdict};
+use super::features::FeatureMap;
+use super::light::LightWatch;
 use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt};
 use super::thresholds;
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
@@ -30,8 +34,8 @@ const STILL_CHANGING: u64 = REFERENCE as u64 + 64;
 const BLOCKS: [usize; 3] = [16, 32, 64];
 /// The default detector.
 pub struct DyadicT2 {
-    drift: f64,
-    warning: f64,
+    thresholds: Thresholds,
+    light: LightWatch,
     /// Features of the reference while it is collected, frame by frame.
     collected: Vec<f32>,
     frames_collected: usize,
@@ -39,6 +43,15 @@ pub struct DyadicT2 {
     /// Distinct frames since the last alarm, while it settles.
     since_alarm: Option<u64>,
     change: Option<Change>,
+}
+
+/// What the statistics are compared with.
+#[derive(Debug, Clone, Copy)]
+struct Thresholds {
+    drift: f64,
+    warning: f64,
+    light_drift: f64,
+    light_warning: f64,
 }
 
 /// What runs once there is a reference.
@@ -58,16 +71,23 @@ struct Comparison {
 impl DyadicT2 {
     /// A detector that raises about one false alarm in that many distinct frames.
     pub fn new(mean_frames_between_false_alarms: u64) -> Self {
-        let drift = thresholds::dyadic_t2_drift(mean_frames_between_false_alarms);
-        let warning = thresholds::dyadic_t2_warning(mean_frames_between_false_alarms);
-        Self::with_thresholds(drift, warning)
+        Self::with(Thresholds {
+            drift: thresholds::dyadic_t2_drift(mean_frames_between_false_alarms),
+            warning: thresholds::dyadic_t2_warning(mean_frames_between_false_alarms),
+            light_drift: thresholds::light(mean_frames_between_false_alarms),
+            light_warning: thresholds::light_warning(mean_frames_between_false_alarms),
+        })
     }
 
-    /// A detector with thresholds of one's own, for calibration.
+    /// A detector with thresholds of one's own that does not watch the light, for calibration.
     pub fn with_thresholds(drift: f64, warning: f64) -> Self {
+        Self::with(Thresholds { drift, warning, light_drift: f64::INFINITY, light_warning: f64::INFINITY })
+    }
+
+    fn with(thresholds: Thresholds) -> Self {
         Self {
-            drift,
-            warning,
+            thresholds,
+            light: LightWatch::default(),
             collected: Vec::new(),
             frames_collected: 0,
             comparison: None,
@@ -90,9 +110,7 @@ impl DyadicT2 {
             // What came before the change is no part of the new reference.
             self.collected.drain(..(self.frames_collected - place.samples_back) * features.len());
             self.frames_collected = place.samples_back;
-            let Place { samples_back, uncertainty, .. } = place;
-            self.change = Some(Change { samples_back, uncertainty, continues: false });
-            self.since_alarm = Some(0);
+            self.changed(&place, false);
             return Verdict::Drift;
         }
         if self.frames_collected == REFERENCE {
@@ -108,8 +126,49 @@ impl DyadicT2 {
         let finished = self.comparison.take();
         let abrupt = || finished.is_some_and(|mut comparison| comparison.is_abrupt());
         let continues = began.is_some_and(|began| began < STILL_CHANGING) && !abrupt();
-        self.change = Some(Change { samples_back: place.samples_back, uncertainty: place.uncertainty, continues });
+        self.changed(&place, continues);
+    }
+
+    fn changed(&mut self, &Place { samples_back, uncertainty, .. }: &Place, continues: bool) {
+        self.light.restart(samples_back);
+        self.change = Some(Change { samples_back, uncertainty, continues });
         self.since_alarm = Some(0);
+    }
+
+    /// Takes the brightness of the next distinct frame.
+    fn watch_light(&mut self, features: &[f32]) -> Verdict {
+        let Some(brightness) = FeatureMap::brightness(features) else { return Verdict::Stable };
+        self.light.push(brightness);
+        let deviate = self.light.deviate();
+        if deviate > Some(self.thresholds.light_drift) {
+            Verdict::Drift
+        } else if deviate > Some(self.thresholds.light_warning) {
+            Verdict::Warning
+        } else {
+            Verdict::Stable
+        }
+    }
+
+    /// A change of light: the reference is no longer of use.
+    fn light_changed(&mut self) {
+        (self.comparison, self.frames_collected) = (None, 0);
+        self.collected.clear();
+        let place = self.light.locate();
+        self.changed(&place, false);
+    }
+
+    fn compare(&mut self, features: &[f32]) -> Verdict {
+        let Some(comparison) = &mut self.comparison else {
+            return self.collect(features);
+        };
+        comparison.push(features);
+        let statistic = comparison.statistic;
+        if statistic > self.thresholds.drift {
+            let place = comparison.locate();
+            self.alarm(place);
+            return Verdict::Drift;
+        }
+        if statistic > self.thresholds.warning { Verdict::Warning } else { Verdict::Stable }
     }
 }
 
@@ -119,29 +178,32 @@ impl Detector for DyadicT2 {
         if self.comparison.as_ref().is_some_and(|comparison| comparison.whitening.dimensions() != features.len()) {
             self.reset();
         }
-        let Some(comparison) = &mut self.comparison else {
-            return self.collect(features);
-        };
-        comparison.push(features);
-        let statistic = comparison.statistic;
-        if statistic > self.drift {
-            let place = comparison.locate();
-            self.alarm(place);
-            return Verdict::Drift;
+        let light = self.watch_light(features);
+        match self.compare(features) {
+            Verdict::Drift => Verdict::Drift,
+            _ if light == Verdict::Drift => {
+                self.light_changed();
+                Verdict::Drift
+            }
+            Verdict::Stable => light,
+            Verdict::Warning => Verdict::Warning,
         }
-        if statistic > self.warning { Verdict::Warning } else { Verdict::Stable }
     }
 
+    /// The larger of the two tests' statistics, that of light in the proportion of the thresholds.
     fn statistic(&self) -> Option<f64> {
-        self.comparison.as_ref().map(|comparison| comparison.statistic).filter(|statistic| statistic.is_finite())
+        let scale = self.thresholds.drift / self.thresholds.light_drift;
+        let light = self.light.deviate().map(|deviate| scale * deviate);
+        let compared = self.comparison.as_ref().map(|comparison| comparison.statistic);
+        [compared, light].into_iter().flatten().filter(|statistic| statistic.is_finite()).reduce(f64::max)
     }
 
     fn threshold(&self) -> f64 {
-        self.drift
+        self.thresholds.drift
     }
 
     fn warning_threshold(&self) -> f64 {
-        self.warning
+        self.thresholds.warning
     }
 
     fn phase(&self) -> Phase {
@@ -157,7 +219,8 @@ impl Detector for DyadicT2 {
     }
 
     fn variance_ratio(&self) -> Option<f64> {
-        self.comparison.as_ref().map(|comparison| comparison.variance_ratio)
+        let compared = self.comparison.as_ref().map(|comparison| comparison.variance_ratio);
+        compared.or(self.light.variance_ratio())
     }
 
     fn change(&self) -> Option<Change> {
@@ -165,12 +228,12 @@ impl Detector for DyadicT2 {
     }
 
     fn reset(&mut self) {
-        *self = Self::with_thresholds(self.drift, self.warning);
+        *self = Self::with(self.thresholds);
     }
 
     fn state(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        writer.f64(self.drift);
+        writer.f64(self.thresholds.drift);
         writer.optional(self.since_alarm);
         writer.u64(self.frames_collected as u64);
         writer.f32s(self.collected.iter());
@@ -178,13 +241,14 @@ impl Detector for DyadicT2 {
         if let Some(comparison) = &self.comparison {
             comparison.write(&mut writer);
         }
+        self.light.write(&mut writer);
         writer.finish()
     }
 
     fn restore(&mut self, state: &[u8]) -> Result<(), SegmentError> {
         self.reset();
         let mut reader = Reader::new(state);
-        if reader.f64()?.to_bits() != self.drift.to_bits() {
+        if reader.f64()?.to_bits() != self.thresholds.drift.to_bits() {
             return Err(SegmentError::State("it was written for another mean time between false alarms"));
         }
         let since_alarm = reader.optional()?;
@@ -199,8 +263,10 @@ impl Detector for DyadicT2 {
             return Err(SegmentError::State("its reference does not fit"));
         }
         let comparison = if reader.u64()? == 1 { Some(Comparison::read(&mut reader)?) } else { None };
+        let light = LightWatch::read(&mut reader)?;
         reader.end()?;
         (self.since_alarm, self.collected, self.comparison) = (since_alarm, collected, comparison);
+        self.light = light;
         self.frames_collected = frames_collected as usize;
         Ok(())
     }

@@ -30,6 +30,7 @@ mod eigen;
 mod error;
 mod event;
 mod features;
+mod light;
 mod place;
 mod register;
 mod scope;
@@ -42,7 +43,7 @@ mod tests;
 mod thresholds;
 mod whitening;
 
-pub use detector::{Change, Detector, Phase, Verdict, detector};
+pub use detector::{Change, Detector, Phase, Verdict, detector, uncalibrated};
 pub use dyadic::DyadicT2;
 pub use error::SegmentError;
 pub use event::SegmentEvent;

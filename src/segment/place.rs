@@ -57,10 +57,18 @@ impl Seen<'_> {
                 curve[back] = self.t2(&sum, back as u64);
             }
         }
+        Place::of(&curve, 1.0)
+    }
+}
+
+impl Place {
+    /// From what each split explains (by the frames after it, from 1), in units of `variance`.
+    pub fn of(curve: &[f64], variance: f64) -> Self {
         let best = (1..curve.len()).max_by(|&a, &b| curve[a].total_cmp(&curve[b])).unwrap_or(1);
-        let as_good: Vec<usize> = (1..curve.len()).filter(|&back| curve[back] >= curve[best] - AS_GOOD).collect();
+        let enough = curve.get(best).map_or(0.0, |t2| t2 - AS_GOOD * variance);
+        let as_good: Vec<usize> = (1..curve.len()).filter(|&back| curve[back] >= enough).collect();
         let spread = as_good.last().zip(as_good.first()).map_or(0, |(last, first)| last - first);
-        Place { samples_back: best, uncertainty: spread.div_ceil(2), t2: curve.get(best).copied().unwrap_or(0.0) }
+        Self { samples_back: best, uncertainty: spread.div_ceil(2), t2: curve.get(best).copied().unwrap_or(0.0) }
     }
 }
 

@@ -22,6 +22,19 @@ pub(super) fn dyadic_t2_warning(frames: u64) -> f64 {
     interpolate(&DYADIC_T2, frames as f64 / WARNINGS_PER_ALARM)
 }
 
+/// The normal deviate of a change of light, for a mean of `frames` between false alarms.
+///
+/// On independent photographs ([`super::light`] asks for a large change) there is hardly ever one above it; where a false alarm
+/// is possible, frames are few and correlated: 3.4 was chosen for 50,000 frames on driving video, the slope is a normal tail's.
+pub(super) fn light(frames: u64) -> f64 {
+    3.4 + 0.25 * (frames.max(1) as f64 / 50_000.0).ln()
+}
+
+/// The warning threshold that goes with it.
+pub(super) fn light_warning(frames: u64) -> f64 {
+    light((frames as f64 / WARNINGS_PER_ALARM) as u64)
+}
+
 /// Linear in the logarithm of the frames, as tails that fall exponentially ask for; the end pieces go on beyond the table.
 fn interpolate(table: &[(f64, f64)], frames: f64) -> f64 {
     let x = frames.max(1.0).ln();

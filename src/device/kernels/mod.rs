@@ -23,6 +23,7 @@
 //! assert!((output[0] - 16.0 * 4.0 * 0.1).abs() < 1e-3, "a corner sees four pixels of sixteen channels");
 //! ```
 
+pub(super) mod checks;
 mod convolution;
 mod direct;
 mod filters;

@@ -74,6 +74,36 @@ pub(crate) fn batch_norm(
     (y.collect(), mean, variance)
 }
 
+/// Gradients of x, weight and bias, given that of the normalised values (rows, channels) and the moments of x.
+pub(crate) fn batch_norm_backward(
+    channels: usize,
+    epsilon: f64,
+    x: &[f64],
+    (mean, variance): (&[f64], &[f64]),
+    weight: &[f64],
+    gradient: &[f64],
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let rows = (x.len() / channels) as f64;
+    let inverse = |c: usize| 1.0 / (variance[c] + epsilon).sqrt();
+    let (mut by_weight, mut by_bias) = (vec![0.0; channels], vec![0.0; channels]);
+    for (place, gradient) in gradient.iter().enumerate() {
+        let c = place % channels;
+        by_weight[c] += gradient * (x[place] - mean[c]) * inverse(c);
+        by_bias[c] += gradient;
+    }
+    let by_x = gradient.iter().enumerate().map(|(place, gradient)| {
+        let c = place % channels;
+        let normalised = (x[place] - mean[c]) * inverse(c);
+        weight[c] * inverse(c) * (gradient - by_bias[c] / rows - normalised * by_weight[c] / rows)
+    });
+    (by_x.collect(), by_weight, by_bias)
+}
+
+/// The gradient of what goes into a ReLU, given that of what comes out and what came out.
+pub(crate) fn masked(gradient: &[f64], output: &[f64]) -> Vec<f64> {
+    gradient.iter().zip(output).map(|(gradient, output)| if *output > 0.0 { *gradient } else { 0.0 }).collect()
+}
+
 /// The largest value of each window, and its place in the dense input; of equal ones the first.
 pub(crate) fn max_pool(pool: &MaxPool, channels: usize, images: usize, input: &[f64]) -> (Vec<f64>, Vec<usize>) {
     let (mut output, mut places) = (Vec::new(), Vec::new());

@@ -24,14 +24,14 @@ use super::result::{Averages, CurvePoint, DataRecord, FORMAT, RESULT_FILE, RunRe
 use super::{BoundaryKind, ExperimentError, RunSettings, Split};
 use crate::config::{DeviceKind, DeviceSettings, Seed, durable};
 use crate::device;
-use crate::learn::checkpoint::Generations;
+use crate::learn::checkpoint::{Generations, Keep};
 use crate::learn::{Samples, Trainer};
 use evaluation::Evaluation;
 use memory::Memory;
 use progress::{Progress, Row};
 
 /// Checkpoints kept: the newest, and one before it should it be damaged.
-const CHECKPOINTS: usize = 2;
+const CHECKPOINTS: Keep = Keep { generations: 2, bytes: u64::MAX };
 
 /// Where a run finds its data and leaves its files, and how it was asked for.
 #[derive(Debug, Clone)]

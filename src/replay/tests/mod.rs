@@ -2,6 +2,8 @@
 
 mod crash;
 mod damage;
+mod errors;
 mod files;
+mod knowledge;
 mod model;
 mod simulator;
