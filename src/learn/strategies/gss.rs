@@ -115,6 +115,10 @@ impl Strategy for Gss {
         Some((chosen.iter().flat_map(|slot| &self.images[*slot]).copied().collect(), labels))
     }
 
+    fn reseed(&mut self, seed: Seed) {
+        self.seed = seed;
+    }
+
     fn compose(&mut self, stream: Option<Batch>, replay: Option<Batch>, _: &mut Random) -> Result<Vec<Batch>> {
         together(stream, replay)
     }
@@ -149,7 +153,7 @@ impl Strategy for Gss {
             ("images".to_owned(), Tensor::from_vec(pixels, (self.images.len(), bytes), &device)?),
             ("labels".to_owned(), numbers_to_tensor(&labels, &device)?),
             ("scores".to_owned(), numbers_to_tensor(&scores, &device)?),
-            ("seen".to_owned(), numbers_to_tensor(&[self.seen, self.seed.0], &device)?),
+            ("seen".to_owned(), numbers_to_tensor(&[self.seen], &device)?),
         ]))
     }
 
@@ -162,9 +166,7 @@ impl Strategy for Gss {
         let images = images.to_vec2::<f32>()?;
         let numbers = |name: &str, count| tensor_to_numbers(&named(state, name, &[count, 4])?);
         let (labels, scores) = (numbers("labels", images.len())?, numbers("scores", images.len())?);
-        // The seed, too: a restart may have been given another.
-        let counters = numbers("seen", 2)?;
-        (self.seen, self.seed) = (counters[0], Seed(counters[1]));
+        self.seen = numbers("seen", 1)?[0];
         self.images = images.into_iter().map(|image| image.into_iter().map(|value| value as u8).collect()).collect();
         self.labels = labels.into_iter().map(|label| label as u32).collect();
         self.scores = scores.into_iter().map(f64::from_bits).collect();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 
 use super::frozen::freeze;
-use super::{Batch, Cost, Dimensions, Network, State, Strategy, named, numbers_to_tensor, tensor_to_numbers};
+use super::{Batch, Cost, Dimensions, Network, State, Strategy, named};
 use crate::config::{Random, Seed, StrategyKind};
 use crate::encoder::{Backbone, Embedder, initial_parameters, initial_statistics};
 
@@ -140,6 +140,10 @@ impl Strategy for Pnn {
         &self.lateral
     }
 
+    fn reseed(&mut self, seed: Seed) {
+        self.seed = seed;
+    }
+
     fn at_boundary(&mut self, network: &mut Network<'_>) -> Result<bool> {
         let copy = |tensor: &Tensor| Ok::<_, candle_core::Error>(tensor.force_contiguous()?.detach());
         let weights = (copy(network.backbone.parameters())?, copy(network.backbone.statistics())?);
@@ -166,8 +170,7 @@ impl Strategy for Pnn {
     }
 
     fn state(&self) -> Result<State> {
-        // Later columns are drawn by it, and a restart may have been given another.
-        let mut state = State::from([("seed".to_owned(), numbers_to_tensor(&[self.seed.0], &Device::Cpu)?)]);
+        let mut state = State::new();
         for (index, Column { parameters, statistics, lateral, .. }) in self.columns.iter().enumerate() {
             state.insert(format!("column.{index}.parameters"), parameters.clone());
             state.insert(format!("column.{index}.statistics"), statistics.clone());
@@ -182,9 +185,6 @@ impl Strategy for Pnn {
         let like = network.backbone.parameters().clone();
         let statistics = network.backbone.statistics().clone();
         let mut restored = self.empty();
-        if !state.is_empty() {
-            restored.seed = Seed(tensor_to_numbers(&named(state, "seed", &[1, 4])?)?[0]);
-        }
         while state.contains_key(&format!("column.{}.parameters", restored.columns.len())) {
             let index = restored.columns.len();
             let take = |part: &str, shape: &[usize]| {
