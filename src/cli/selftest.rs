@@ -109,10 +109,9 @@ mod tests {
         assert!(text.contains("5.0e-1") && text.contains("1e-4") && text.contains("FAILED"), "{text}");
     }
 
-    #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_device_that_is_not_built_in_is_no_success() {
-        let arguments = Arguments { device: Kind::Cuda, ordinal: 0, json: false };
+    fn a_device_that_is_not_there_is_no_success() {
+        let arguments = Arguments { device: Kind::Cpu, ordinal: 1, json: false };
         assert_eq!(crate::cli::code(&run(&arguments, &mut Vec::new()).unwrap_err()), 78);
     }
 }

@@ -215,6 +215,14 @@ impl Default for SegmentSettings {
 pub enum DetectorKind {
     /// Two-sample mean test over windows of 16 to 256 frames.
     DyadicT2,
+    /// Kernel two-sample test of 64 frames against a fixed reference.
+    Mmd,
+    /// Two exponential averages of random features; keeps no frames.
+    Newma,
+    /// Adaptive windows on the first eight coordinates.
+    Adwin,
+    /// Cumulative sums of the distance from the reference.
+    PageHinkley,
 }
 
 /// Which streams share their tasks.

@@ -277,7 +277,11 @@ mod tests {
     use crate::encoder::EncoderId;
 
     fn tiny(dtype: DType) -> PlainResNet18 {
-        let preset = Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() };
+        formed(Stem::Cifar, dtype)
+    }
+
+    fn formed(stem: Stem, dtype: DType) -> PlainResNet18 {
+        let preset = Preset { width: 2, side: 8, stem, ..Preset::load("resnet18-w16").unwrap() };
         PlainResNet18::new(&preset, &Device::Cpu, dtype, Seed(3)).unwrap()
     }
 
@@ -296,8 +300,14 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
-        let mut network = tiny(DType::F64);
-        let images = images(4, 8);
+        for (stem, side) in [(Stem::Cifar, 8), (Stem::Imagenet, 33)] {
+            compare_with_finite_differences(stem, side);
+        }
+    }
+
+    fn compare_with_finite_differences(stem: Stem, side: usize) {
+        let mut network = formed(stem, DType::F64);
+        let images = images(4, side);
         let features = network.forward(&images, 2).unwrap();
         let direction = features.affine(0.7, 0.1).unwrap();
         let gradient = network.backward(&direction).unwrap().to_vec1::<f64>().unwrap();
@@ -332,12 +342,14 @@ mod tests {
 
     #[test]
     fn one_image_that_shrinks_to_one_pixel_is_not_nan() {
-        let mut network = tiny(DType::F32);
-        let features = network.forward(&images(1, 8), 1).unwrap();
-        let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
-        for tensor in [&features, &gradient, network.statistics()] {
-            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert!(values.iter().all(|value| value.is_finite()));
+        for stem in [Stem::Cifar, Stem::Imagenet] {
+            let mut network = formed(stem, DType::F32);
+            let features = network.forward(&images(1, 8), 1).unwrap();
+            let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
+            for tensor in [&features, &gradient, network.statistics()] {
+                let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(values.iter().all(|value| value.is_finite()));
+            }
         }
     }
 

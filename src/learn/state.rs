@@ -145,6 +145,7 @@ impl Trainer {
         let trained: Named = remembered.extract_if(.., |name, _| is_trained(name)).collect();
         self.restore_strategy(remembered)?;
         self.restore_variables(trained)?;
+        self.strategy.reseed(Seed(state.seed));
 
         let (dtype, device) = (self.momentum.dtype(), self.momentum.device().clone());
         let flat = |values: Vec<f32>| tensor(values, &[], dtype, &device);

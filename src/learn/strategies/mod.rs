@@ -135,6 +135,9 @@ pub trait Strategy: Send {
         Ok(None)
     }
 
+    /// The learner goes on as one of this seed: what is drawn from now on is drawn from it.
+    fn reseed(&mut self, _seed: Seed) {}
+
     /// Variables of its own, by name, always in the same order; trained like those of the head.
     fn variables(&self) -> &[(String, Var)] {
         &[]

@@ -140,6 +140,10 @@ impl Strategy for Pnn {
         &self.lateral
     }
 
+    fn reseed(&mut self, seed: Seed) {
+        self.seed = seed;
+    }
+
     fn at_boundary(&mut self, network: &mut Network<'_>) -> Result<bool> {
         let copy = |tensor: &Tensor| Ok::<_, candle_core::Error>(tensor.force_contiguous()?.detach());
         let weights = (copy(network.backbone.parameters())?, copy(network.backbone.statistics())?);

@@ -133,7 +133,7 @@ async fn embeddings_come_as_numbers_with_their_encoder_in_the_headers() {
         assert!(one.head.contains(header), "{header}: {}", one.head);
     }
     let numbers: Vec<f32> = one.body.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    assert_eq!(numbers, [0.99f32.cos(), 0.99f32.sin()]);
+    assert_eq!(numbers, [0.99f64.cos() as f32, 0.99f64.sin() as f32]);
     let page = ask(daemon.tcp().await, "GET", "/v1/embeddings?limit=2&after=2", &host, "", b"").await;
     assert!(page.head.contains("lumpd-ids: 3,4") && page.head.contains("lumpd-shape: 2,2"), "{}", page.head);
     assert_eq!(page.body.len(), 16);
