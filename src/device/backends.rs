@@ -66,7 +66,8 @@ mod cuda {
     }
 
     pub fn open(ordinal: usize) -> Result<Device, DeviceError> {
-        check(&CudaContext::new(ordinal).map_err(unusable)?)?;
+        let context = CudaContext::new(ordinal).map_err(unusable)?;
+        check(&context)?;
         // A stream of its own: the per-thread default stream would serialise with others and cannot be captured.
         Device::new_cuda_with_stream(ordinal).map_err(unusable)
     }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, result};
+use candle_core::cuda_backend::cudarc::driver::sys::{self, CUstreamCaptureMode};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, result};
 use candle_core::{Result, bail};
 
 use super::{Gpu, lock};
@@ -18,9 +18,9 @@ pub(super) struct Recorder<'a> {
     kept: Mutex<Vec<Region>>,
 }
 
-/// A graph, and the memory it works on.
+/// A graph ready to run, and the memory it works on.
 struct Graph {
-    graph: CudaGraph,
+    executable: sys::CUgraphExec,
     target: Arc<CudaStream>,
     _kept: Vec<Region>,
 }
@@ -29,12 +29,39 @@ struct Graph {
 // launching and destroying set the context first.
 unsafe impl Send for Graph {}
 
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.target.context().bind_to_thread().is_ok() {
+            // SAFETY: made by `executable`, destroyed once; where it still runs the driver waits with it. A failure here has no
+            // one to be told to.
+            let _ = unsafe { result::graph::exec_destroy(self.executable) };
+        }
+    }
+}
+
 impl Recording for Graph {
     fn replay(&self) -> Result<()> {
         self.target.context().bind_to_thread().w()?;
         // SAFETY: graph and stream are alive, and so is the memory.
-        unsafe { result::graph::launch(self.graph.cu_graph_exec(), self.target.cu_stream()) }.w()
+        unsafe { result::graph::launch(self.executable, self.target.cu_stream()) }.w()
     }
+}
+
+/// What was captured, made ready to run.
+///
+/// # Safety
+/// `graph` is one; it is destroyed.
+unsafe fn executable(graph: sys::CUgraph) -> Result<sys::CUgraphExec> {
+    let mut executable = std::ptr::null_mut();
+    // SAFETY: plain data, for which zeros mean the defaults.
+    let mut parameters: sys::CUDA_GRAPH_INSTANTIATE_PARAMS = unsafe { std::mem::zeroed() };
+    // SAFETY: the graph is one, by the caller; it is not used after it is destroyed.
+    unsafe {
+        let made = sys::cuGraphInstantiateWithParams(&mut executable, graph, &mut parameters).result().w();
+        let destroyed = result::graph::destroy(graph).w();
+        made.and(destroyed)?;
+    }
+    Ok(executable)
 }
 
 impl<'a> Recorder<'a> {
@@ -47,11 +74,21 @@ impl<'a> Recorder<'a> {
         let recorder = Self { gpu, stream, kept: Mutex::default() };
         let outcome = work(&recorder);
         // Ended also where the work failed: the stream is wanted again.
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0)).w();
-        outcome?;
-        let Some(graph) = graph? else { bail!("the driver recorded nothing") };
+        // SAFETY: the stream is alive and captures since `begin_capture`.
+        let graph = unsafe { result::stream::end_capture(stream.cu_stream()) }.w();
+        let executable = match (outcome, graph) {
+            (Ok(()), Ok(graph)) if graph.is_null() => bail!("the driver recorded nothing"),
+            // SAFETY: the graph was just captured.
+            (Ok(()), Ok(graph)) => unsafe { executable(graph) }?,
+            (Err(error), Ok(graph)) if !graph.is_null() => {
+                // SAFETY: the graph was just captured, and no one uses it. The first error says more than one here.
+                let _ = unsafe { result::graph::destroy(graph) };
+                return Err(error);
+            }
+            (Err(error), _) | (Ok(()), Err(error)) => return Err(error),
+        };
         let kept = std::mem::take(&mut *lock(&recorder.kept));
-        Ok(Box::new(Graph { graph, target: gpu.stream.clone(), _kept: kept }))
+        Ok(Box::new(Graph { executable, target: gpu.stream.clone(), _kept: kept }))
     }
 
     fn keep(&self, regions: &[&Region]) {
