@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod buffer;
 mod classify;
 mod client;
 mod completions;
@@ -87,6 +88,8 @@ enum Verb {
     Label(label::Arguments),
     /// Tell what an image is, by its labelled neighbours
     Classify(classify::Arguments),
+    /// Look at the replay buffer, check it, export it, resize it, while no daemon runs
+    Buffer(buffer::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
     /// Check a configuration, and show what it will cost
@@ -117,6 +120,7 @@ impl CommandLine {
             Verb::Forgetting(arguments) => forgetting::run(arguments, out),
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
+            Verb::Buffer(arguments) => buffer::run(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),

@@ -41,7 +41,8 @@ mod tests {
 
     #[test]
     fn the_example_file_names_every_setting() {
-        let source = "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\n";
+        let source =
+            "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\ndone = \"d\"\n";
         let mut config: Config = toml::from_str(source).unwrap();
         config.serve.socket = Some("s".into());
         let everything = toml::Table::try_from(&config).unwrap();

@@ -9,6 +9,7 @@
 
 pub mod answers;
 mod events;
+mod features;
 mod inlets;
 mod learner;
 mod lifecycle;

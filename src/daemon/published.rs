@@ -13,6 +13,7 @@ use super::answers::Timestamp;
 use crate::encoder::{Backbone, Embedder, EncoderError, EncoderId, Preset};
 use crate::knn::{Bank, KnnError, NewRow};
 use crate::replay::{SlotMeta, StoreReader};
+use crate::segment::SegmentError;
 use crate::stream::FrameId;
 
 /// Images embedded at once: enough to fill the device, few enough to keep the activations small.
@@ -29,6 +30,8 @@ pub enum PublishError {
     Encoder(#[from] EncoderError),
     #[error("embedding the stored images: {0}")]
     Device(#[from] candle_core::Error),
+    #[error("features of stored images: {0}")]
+    Features(#[from] SegmentError),
     #[error("building the bank: {0}")]
     Bank(#[from] KnnError),
 }

@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
+use super::features::FeatureSupply;
 use super::inlets::Inlets;
 use super::learner::{Clock, Command, Learner};
 use super::live::{Live, name_of};
@@ -192,7 +193,10 @@ impl Parts {
             labels: Arc::clone(&self.labels),
             knn: self.config.knn.clone(),
         };
-        let recent = Recent::of(reader.metas().into_iter().map(|meta| (meta.id, meta.content_hash)).collect());
+        let recent = Recent::of(
+            reader.metas().into_iter().map(|meta| (meta.id, meta.content_hash)).collect(),
+            self.config.replay.duplicate_window,
+        );
         let pipeline = Pipeline {
             intake,
             decoder: Decoder::new(&self.config.decode),
@@ -209,6 +213,8 @@ impl Parts {
             next,
             recent,
             unwritten: Unwritten::default(),
+            features: FeatureSupply::new(Arc::clone(&self.shared.window), self.input.clone(), reader.clone()),
+            scrub: 0,
         };
         let learner = Learner {
             settings: self.config,

@@ -11,6 +11,7 @@ mod demo;
 mod drift;
 mod full_disk;
 mod ingest;
+mod policy;
 mod refusals;
 mod restart;
 mod startup;

@@ -17,7 +17,7 @@ const SIDE: usize = 8;
 const BYTES: usize = SIDE * SIDE * 3;
 
 fn settings() -> ReplaySettings {
-    ReplaySettings { slots: 10, commit_frames: 4, policy: PolicyKind::Reservoir, durability: Durability::Sync }
+    ReplaySettings { slots: 10, commit_frames: 4, ..Default::default() }
 }
 
 fn open(path: &Path) -> Result<ReplayBuffer, ReplayError> {

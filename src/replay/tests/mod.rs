@@ -3,5 +3,7 @@
 mod crash;
 mod damage;
 mod files;
+mod format;
 mod model;
+mod resizing;
 mod simulator;
