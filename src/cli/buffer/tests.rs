@@ -76,8 +76,9 @@ fn verify_names_every_damaged_slot_and_fails() {
     std::fs::write(&path, &bytes).unwrap();
     let (text, code) = lumpd(folder.path(), &["verify", "--json"]);
     assert_eq!(code, 1, "{text}");
-    let end = text.rfind('}').unwrap() + 1;
-    let report: serde_json::Value = serde_json::from_str(&text[..end]).unwrap();
+    // The error follows the report.
+    let mut values = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>();
+    let report = values.next().unwrap().unwrap();
     let bad: Vec<_> =
         report["bad"].as_array().unwrap().iter().map(|slot| (slot["offset"].as_u64(), slot["what"].clone())).collect();
     assert_eq!(bad, [(Some(slots[2] as u64), "pixels".into()), (Some(slots[5] as u64), "header".into())], "{text}");

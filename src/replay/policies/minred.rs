@@ -94,11 +94,16 @@ impl MinRed {
 
     /// Features of another kind cannot be compared with those there are, which are forgotten.
     fn enter(&mut self, space: FeatureSpace) {
-        let same = self.space.is_some_and(|now| now.kind == space.kind && now.width == space.width);
-        self.space = Some(space);
-        if same {
-            return;
+        let Some(before) = self.space.replace(space) else { return self.forget_features(space) };
+        if before.kind != space.kind || before.width != space.width {
+            self.forget_features(space);
+        } else if before.version != space.version {
+            // Everything is to be looked at again.
+            self.current = 0;
         }
+    }
+
+    fn forget_features(&mut self, space: FeatureSpace) {
         let slots = self.frames.len();
         (self.rows, self.links) = (Rows::new(slots, space.width), Links::new(slots));
         self.versions = vec![0; slots];
