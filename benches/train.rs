@@ -85,7 +85,7 @@ fn step(options: &Options) -> anyhow::Result<Step> {
     let mut network: Box<dyn Backbone> = if options.plain {
         Box::new(PlainResNet18::new(&preset, &device, DType::F32, Seed(0))?)
     } else {
-        Box::new(CpuResNet18::new(options.width, Seed(0))?)
+        Box::new(CpuResNet18::new(&preset, Seed(0))?)
     };
     let images = |count: usize| {
         Tensor::randn(0f32, 1.0, (count, options.side, options.side, 3), &device).map_err(anyhow::Error::from)

@@ -31,6 +31,10 @@ pub struct ApiArguments {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
+    /// File of the token, where the daemon asks for one: needed with an address, not with its socket
+    #[arg(long, value_name = "FILE", env = "LUMPD_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+
     /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
@@ -43,7 +47,7 @@ impl ApiArguments {
     /// A configuration that cannot be read.
     pub fn client(&self) -> anyhow::Result<Client> {
         if let Some(address) = &self.api {
-            return Ok(Client::new(address.clone()));
+            return Ok(Client::new(address.clone()).with_token(self.token()?));
         }
         let files: Vec<PathBuf> = self.config.clone().or_else(default_file).into_iter().collect();
         let loaded = load(&files, std::env::vars_os(), &Flags::default()).context(Exit::Configuration)?;
@@ -52,6 +56,13 @@ impl ApiArguments {
             config.daemon.state_dir.clone_from(folder);
         }
         Ok(Client::new(Address::Unix(config.api_socket())))
+    }
+
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {}", path.display()))?;
+        Ok(Some(text.trim().to_owned()))
     }
 
     /// Prints an answer: as JSON where that is asked for, else as `for_people` has it.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -117,14 +117,27 @@ impl ClientError {
 }
 
 /// Asks one daemon.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     address: Address,
+    token: Option<String>,
+}
+
+impl fmt::Debug for Client {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Client {
     pub fn new(address: Address) -> Self {
-        Self { address }
+        Self { address, token: None }
+    }
+
+    /// The same with a token, where the daemon asks for one.
+    pub fn with_token(self, token: Option<String>) -> Self {
+        Self { token, ..self }
     }
 
     /// # Errors
@@ -162,6 +175,14 @@ impl Client {
         self.read(&self.send(method, path, Some(("application/json", json.to_string().into()))).await?)
     }
 
+    /// Asks for something to be done that needs no further words.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.read(&self.send(Method::POST, path, None).await?)
+    }
+
     /// # Errors
     /// See [`ClientError`].
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -179,6 +200,9 @@ impl Client {
             Address::Tcp(name) => name,
         };
         let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
         let mut bytes = Bytes::new();
         if let Some((kind, content)) = body {
             request = request.header(CONTENT_TYPE, kind);

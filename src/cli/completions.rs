@@ -7,6 +7,9 @@ use clap::{Args, CommandFactory};
 use super::CommandLine;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  lumpd completions bash > ~/.local/share/bash-completion/completions/lumpd\n  lumpd completions zsh > ~/.zfunc/_lumpd"
+)]
 pub(super) struct Arguments {
     /// The shell that will read the script
     shell: clap_complete::Shell,

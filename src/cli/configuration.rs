@@ -139,7 +139,7 @@ pub(super) fn plan(loaded: &Loaded) -> anyhow::Result<Plan> {
 
 fn encoder_shape(config: &Config) -> anyhow::Result<EncoderShape> {
     let preset = Preset::load(&config.encoder.preset).context(Exit::Configuration)?;
-    let backbone: usize = parameter_layout(preset.width).iter().map(Parameter::elements).sum();
+    let backbone: usize = parameter_layout(preset.stem, preset.width).iter().map(Parameter::elements).sum();
     let heads = head_parameters(&objective(config.learn.objective).head_shape(preset.features()), preset.features());
     let parameters = backbone + heads;
     Ok(EncoderShape { side: preset.side, features: preset.features(), parameters })

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::device::describe;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lumpd devices\n  lumpd devices --json | jq '.devices[0]'")]
 pub(super) struct Arguments {
     /// One JSON object instead of a table
     #[arg(long)]

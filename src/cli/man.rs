@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory};
 use super::CommandLine;
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  lumpd man | man -l -\n  lumpd man --out /usr/local/share/man/man1")]
 pub(super) struct Arguments {
     /// Write lumpd.1 and one page for every command into this existing folder instead
     #[arg(long, value_name = "DIR")]

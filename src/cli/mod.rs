@@ -18,29 +18,43 @@ use clap::{Parser, Subcommand};
 
 mod api;
 mod buffer;
+mod bench;
+mod checkpoint;
 mod classify;
 mod client;
 mod completions;
+mod config;
 mod configuration;
 mod demo;
 mod devices;
+mod doctor;
+mod events;
 mod exit;
+mod experiment;
+mod export;
 mod feed;
+mod forget;
 mod forgetting;
 mod label;
 mod man;
+mod notify;
+mod plot;
 mod png;
 mod query;
 mod run;
+mod selftest;
 mod service;
 mod simulate;
 mod sources;
 mod status;
 mod stop;
+mod supervised;
 mod table;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod top;
+mod training;
 mod validate;
 
 pub use api::ApiArguments;
@@ -76,28 +90,54 @@ enum Verb {
     Demo(demo::Arguments),
     /// Show how the daemon is doing
     Status(status::Arguments),
+    /// Watch the daemon, live in the terminal
+    Top(top::Arguments),
+    /// Show what happened, or follow what happens
+    Events(events::Arguments),
     /// Show every source, what came in and what was refused
     Sources(sources::Arguments),
     /// Find the stored images that look most like one
     Query(query::Arguments),
-    /// List the tasks found in the stream, or show one
+    /// List the tasks found in the stream, show one, or change them by hand
     Tasks(tasks::Arguments),
     /// Show what each task has lost since it ended
     Forgetting(forgetting::Arguments),
+    /// Draw tasks, accuracy, forgetting or the embedding as an SVG file
+    Plot(plot::Arguments),
     /// Give stored images a label, or take labels away
     Label(label::Arguments),
     /// Tell what an image is, by its labelled neighbours
     Classify(classify::Arguments),
     /// Look at the replay buffer, check it, export it, resize it, while no daemon runs
     Buffer(buffer::Arguments),
+    /// Remove stored images for good
+    Forget(forget::Arguments),
+    /// Let training rest
+    Pause(training::Arguments),
+    /// Let training go on
+    Resume(training::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
+    /// List, verify or go back to what the learner has written down
+    Checkpoint(checkpoint::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),
+    /// Show the settings, what there is to set, or an example
+    Config(config::Arguments),
+    /// Look for what may keep the daemon from running well, and say what to do
+    Doctor(doctor::Arguments),
+    /// Write what was learnt in a form that other programs read
+    Export(export::Arguments),
+    /// Hold this machine's kernels against their definitions
+    Selftest(selftest::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
+    /// Compare strategies on datasets with labels, as the field does
+    Experiment(experiment::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
+    /// Measure what this build reaches on this machine
+    Bench(bench::Arguments),
     /// Print the completion script of a shell
     Completions(completions::Arguments),
     /// Print the manual page, or write one for every command
@@ -114,17 +154,30 @@ impl CommandLine {
             Verb::Run(arguments) => run::run(arguments, out, service::start),
             Verb::Demo(arguments) => demo::run(arguments, out, service::start),
             Verb::Status(arguments) => status::run(arguments, out),
+            Verb::Top(arguments) => top::run(arguments, out),
+            Verb::Events(arguments) => events::run(arguments, out),
             Verb::Sources(arguments) => sources::run(arguments, out),
             Verb::Query(arguments) => query::run(arguments, out),
             Verb::Tasks(arguments) => tasks::run(arguments, out),
             Verb::Forgetting(arguments) => forgetting::run(arguments, out),
+            Verb::Plot(arguments) => plot::run(arguments, out),
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
             Verb::Buffer(arguments) => buffer::run(arguments, out),
+            Verb::Forget(arguments) => forget::run(arguments, out),
+            Verb::Pause(arguments) => training::pause(arguments, out),
+            Verb::Resume(arguments) => training::resume(arguments, out),
             Verb::Feed(arguments) => feed::run(arguments, out),
+            Verb::Checkpoint(arguments) => checkpoint::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
+            Verb::Config(arguments) => config::run(arguments, out),
+            Verb::Doctor(arguments) => doctor::run(arguments, out),
+            Verb::Export(arguments) => export::run(arguments, out),
+            Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
+            Verb::Experiment(arguments) => experiment::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
+            Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),
         }

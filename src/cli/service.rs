@@ -6,13 +6,14 @@ use anyhow::{Context, anyhow};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
-use super::run::Running;
-use crate::config::{Config, Plan};
-use crate::daemon::{Daemon, StartError, StateDir};
+use super::notify::Notifier;
+use super::run::{Reloader, Running};
+use super::{Exit, supervised};
+use crate::config::{Config, Plan, reload};
+use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
 use crate::device::DeviceError;
 use crate::replay::ReplayError;
-use crate::serve::{Hooks, Limits, Served, Server, router};
+use crate::serve::{Access, Hooks, Limits, Served, Server, Tokens, router};
 use crate::telemetry::{self, Metric};
 
 /// Threads that move bytes; computing has its own.
@@ -24,6 +25,7 @@ struct Service {
     daemon: Daemon,
     server: Server,
     hooks: Hooks,
+    access: Access,
 }
 
 /// Starts a daemon and binds its API.
@@ -37,6 +39,7 @@ pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
         .context("start the threads that serve sockets")?;
     // The folder first: it is made for its owner alone, and another daemon on it is named before its socket is found taken.
     let state_dir = StateDir::open(&config.daemon.state_dir).map_err(|error| classed(error.into()))?;
+    let access = Access::load(&config.serve).map_err(|error| anyhow!(error).context(Exit::Configuration))?;
     let server = runtime.block_on(bind(&config))?;
     // Port 0 has become a port: whoever asks where to send images is told that one.
     config.serve.listen = server.bound().tcp;
@@ -44,7 +47,7 @@ pub(super) fn start(plan: Plan) -> anyhow::Result<Box<dyn Running>> {
     let daemon = Daemon::start(state_dir, &config, runtime.handle()).map_err(classed)?;
     let hooks = hooks(&config, &daemon)?;
     drop(_context);
-    Ok(Box::new(Service { config, runtime, daemon, server, hooks }))
+    Ok(Box::new(Service { config, runtime, daemon, server, hooks, access }))
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Server> {
@@ -53,7 +56,7 @@ async fn bind(config: &Config) -> anyhow::Result<Server> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("make the folder of the socket {}", socket.display()))?;
     }
-    Server::bind(config.serve.listen, &socket).await.map_err(|error| anyhow!(error).context(Exit::Io))
+    Server::bind(&config.serve, &socket).await.map_err(|error| anyhow!(error).context(Exit::Io))
 }
 
 /// The one pool of computing threads: decoding, kernels, search.
@@ -105,20 +108,70 @@ fn note(served: &Served) {
     telemetry::observe(Metric::HttpDuration, &[&served.route], served.took);
 }
 
+/// Takes over what can be taken over.
+///
+/// # Errors
+/// What is wrong with the new settings; then nothing has changed.
+fn take_over(wanted: Config, access: &Access, configure: &impl Fn(Config), running: &Config) -> anyhow::Result<Config> {
+    let found = reload(running, &wanted);
+    let tokens = Tokens::load(&found.config.serve)?;
+    anyhow::ensure!(
+        running.serve.listen.ip().is_loopback() || !tokens.is_empty(),
+        "serve.listen can be reached from other machines, and no token would be left"
+    );
+    telemetry::change_log(&found.config.log.filter)?;
+    access.replace(tokens);
+    configure(found.config.clone());
+    tracing::info!(applied = found.applied.join(", "), "the configuration was read again");
+    if !found.restart.is_empty() {
+        tracing::warn!(keys = found.restart.join(", "), "these settings count from the next start on");
+    }
+    Ok(found.config)
+}
+
 impl Running for Service {
     fn address(&self) -> SocketAddr {
         self.server.bound().tcp
     }
 
+    fn reloader(&self) -> Reloader {
+        let (access, daemon) = (self.access.clone(), self.daemon.reconfigurer());
+        // Port 0 has become a port, which is no change of the settings.
+        let port = self.config.serve.listen;
+        let running = std::sync::Mutex::new(self.config.clone());
+        Box::new(move |read| {
+            let mut running = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let taken = read.and_then(|mut wanted| {
+                if wanted.serve.listen.port() == 0 && wanted.serve.listen.ip() == port.ip() {
+                    wanted.serve.listen = port;
+                }
+                take_over(wanted, &access, &daemon, &running)
+            });
+            telemetry::gauge(Metric::ConfigReloadSuccess, &[], f64::from(u8::from(taken.is_ok())));
+            telemetry::gauge(
+                Metric::ConfigReloadTimestamp,
+                &[],
+                jiff::Timestamp::now().as_millisecond() as f64 / 1000.0,
+            );
+            match taken {
+                Ok(config) => *running = config,
+                Err(error) => tracing::error!("the configuration was not taken, the old one stays: {error:#}"),
+            }
+        })
+    }
+
     fn until_stopped(self: Box<Self>, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, runtime, daemon, server, hooks } = *self;
+        let Self { config, runtime, daemon, server, hooks, access } = *self;
         let limits = Limits::new(&config.serve, &config.decode);
         let stop_serving = CancellationToken::new();
-        let api = router(daemon.answers(), &limits, hooks);
+        let api = router(daemon.answers(), &limits, hooks, &access);
         let serving = {
             let stop = stop_serving.clone();
             runtime.spawn(async move { server.run(api, &limits, stop).await })
         };
+        let notifier = Notifier::from_environment();
+        let supervised = supervised::start(notifier.clone(), daemon.answers(), daemon.silence())
+            .context("start the thread that tells the service manager")?;
         let ended = daemon.ended();
         runtime.block_on(async {
             tokio::select! {
@@ -126,10 +179,19 @@ impl Running for Service {
                 () = ended.cancelled() => {}
             }
         });
+        drop(supervised);
+        let patience = std::time::Duration::from_secs_f64(config.daemon.drain_seconds + 10.0).as_micros();
+        notifier.say(&format!(
+            "STOPPING=1\nEXTEND_TIMEOUT_USEC={patience}\nSTATUS=finishing the last batch and writing a checkpoint"
+        ));
         // Readers are answered until the last checkpoint is written.
         let stopped = daemon.stop(runtime.handle());
         stop_serving.cancel();
         runtime.block_on(serving).context("the API broke down")?;
-        stopped.map_err(|error| anyhow!(error).context(Exit::Io))
+        let class = |error: &DaemonError| if error.is_temporary() { Exit::Temporary } else { Exit::Io };
+        stopped.map_err(|error| {
+            let class = class(&error);
+            anyhow!(error).context(class)
+        })
     }
 }

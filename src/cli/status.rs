@@ -103,6 +103,15 @@ fn learning(learn: &LearnStatus) -> String {
     if learn.nonfinite_steps > 0 {
         text += &format!(", {} not finite", count(learn.nonfinite_steps, "step"));
     }
+    if learn.out_of_bounds_steps > 0 {
+        text += &format!(", {} out of bounds", count(learn.out_of_bounds_steps, "step"));
+    }
+    if learn.rollbacks > 0 {
+        text += &format!(", {}", count(learn.rollbacks, "roll-back"));
+    }
+    if learn.halved {
+        text += ", batches halved for want of device memory";
+    }
     text
 }
 

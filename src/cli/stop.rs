@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first asks for an orderly stop, the second ends at once.
+//! Ctrl-C and SIGTERM: the first asks for an orderly stop, the second ends at once. SIGHUP asks for the settings to be read
+//! again.
 
 use std::io::{Write, stderr};
 use std::thread;
@@ -23,6 +24,22 @@ pub(super) fn on_signal() -> anyhow::Result<CancellationToken> {
         .spawn(move || runtime.block_on(wait(interrupt, terminate, first)))
         .context("start a thread that hears signals")?;
     Ok(stop)
+}
+
+/// Calls back at every SIGHUP, on a thread of its own.
+pub(super) fn on_hangup(reload: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_io().build().context("prepare to hear SIGHUP")?;
+    let mut hangup = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup()).context("prepare to hear SIGHUP")?
+    };
+    let listen = move || {
+        while runtime.block_on(hangup.recv()).is_some() {
+            reload();
+        }
+    };
+    thread::Builder::new().name("reload".into()).spawn(listen).context("start a thread that hears SIGHUP")?;
+    Ok(())
 }
 
 async fn wait(mut interrupt: Signal, mut terminate: Signal, stop: CancellationToken) {

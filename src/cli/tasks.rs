@@ -1,8 +1,10 @@
-//! `lumpd tasks`: what the stream was cut into.
+//! `lumpd tasks`: what the stream was cut into, and changes of it by hand.
 
 use std::io::{self, Write};
 
 use clap::Args;
+use hyper::Method;
+use serde_json::json;
 
 use super::api::{ApiArguments, with_parameters};
 use super::client::{Client, ClientError, ask};
@@ -11,10 +13,31 @@ use crate::daemon::answers::TaskStatus;
 use crate::serve::TaskList;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  lumpd tasks\n  lumpd tasks 3")]
+#[command(after_help = "Examples:
+  lumpd tasks
+  lumpd tasks 3
+  lumpd tasks 3 --name 'night shift'
+  lumpd tasks --merge 3,5            task 5 has been task 3 all along
+  lumpd tasks --mark --name gears    the next frame is the first of a new task")]
 pub struct Arguments {
     /// One task in full; all of them where not given
     id: Option<u32>,
+
+    /// End the open task: the next frame is the first of a new one
+    #[arg(long, conflicts_with_all = ["id", "merge"])]
+    mark: bool,
+
+    /// With --mark: the source whose task ends; needed where every source has tasks of its own
+    #[arg(long, value_name = "NAME", requires = "mark")]
+    source: Option<String>,
+
+    /// The name of the task, or with --mark of the new one
+    #[arg(long, value_name = "TEXT", conflicts_with = "merge")]
+    name: Option<String>,
+
+    /// Make two tasks one; the lower number stays
+    #[arg(long, value_name = "ID,ID", value_delimiter = ',', num_args = 2, conflicts_with = "id")]
+    merge: Vec<u32>,
 
     #[command(flatten)]
     api: ApiArguments,
@@ -22,6 +45,9 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     let client = arguments.api.client()?;
+    if let Some(changed) = arguments.change(&client)? {
+        return arguments.api.print(&changed, out, print_task);
+    }
     match arguments.id {
         Some(id) => {
             let task: TaskStatus = ask(client.get(&format!("/v1/tasks/{id}")))?;
@@ -31,6 +57,23 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
             let list = ask(every_page(&client))?;
             arguments.api.print(&list, out, print_list)
         }
+    }
+}
+
+impl Arguments {
+    /// Does what is to be done by hand, if anything is.
+    fn change(&self, client: &Client) -> anyhow::Result<Option<TaskStatus>> {
+        let change = match (self.mark, self.merge.as_slice(), self.id, &self.name) {
+            (true, ..) => ("/v1/tasks".into(), Method::POST, json!({ "source": self.source, "name": self.name })),
+            (_, &[a, b], ..) => ("/v1/tasks/merge".into(), Method::POST, json!({ "tasks": [a, b] })),
+            (_, _, Some(id), Some(name)) => (format!("/v1/tasks/{id}"), Method::PATCH, json!({ "name": name })),
+            (_, _, None, Some(_)) => {
+                return Err(anyhow::anyhow!("say which task gets the name, or --mark").context(super::Exit::Usage));
+            }
+            _ => return Ok(None),
+        };
+        let (path, method, body) = change;
+        ask(client.send_json(method, &path, &body)).map(Some)
     }
 }
 

@@ -1,13 +1,14 @@
 //! `lumpd validate`: everything that keeps a configuration from running, and what it will cost.
 
-use std::io::Write;
+use std::io::{Write, stderr};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use super::configuration::{ConfigurationArguments, SourceArguments, tell};
 use super::{Exit, configuration};
-use crate::config::{Loaded, Plan, probe};
+use crate::config::{Config, Loaded, Plan, probe};
+use crate::encoder::{GivenWeights, Preset};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,10 +52,23 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 pub(super) fn environment(plan: &Plan, loaded: &Loaded) -> anyhow::Result<()> {
     let problems = probe(plan);
     tell(&problems, loaded);
+    weights(&plan.config)?;
     if problems.is_empty() {
         return Ok(());
     }
     Err(anyhow::anyhow!("this machine cannot run it: see above").context(Exit::Configuration))
+}
+
+/// Reads the given weights whole: better refused here than after the start.
+fn weights(config: &Config) -> anyhow::Result<()> {
+    let Some(path) = &config.encoder.weights else { return Ok(()) };
+    let preset = Preset::load(&config.encoder.preset).context(Exit::Configuration)?;
+    let given = GivenWeights::read(path, &preset).context(Exit::Configuration)?;
+    for note in given.notes {
+        // Nothing can be told where standard error itself is closed.
+        let _ = writeln!(stderr(), "note: encoder.weights: {note}");
+    }
+    Ok(())
 }
 
 fn show(plan: &Plan, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -19,9 +19,9 @@ use std::fmt::Display;
 use super::plan::{Budget, EncoderShape, Plan};
 use super::problem::Problem;
 use super::settings::{
-    AfterKind, CheckpointSettings, Config, DaemonSettings, DecodeSettings, EvaluateSettings, KnnSettings,
-    LearnSettings, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings, SourceKind, SourceSettings,
-    WhenFull,
+    AfterKind, CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings,
+    EvaluateSettings, KnnSettings, LearnSettings, ObjectiveKind, PublishSettings, ReplaySettings, SegmentSettings,
+    ServeSettings, SourceKind, SourceSettings, WhenFull,
 };
 
 /// Checks every setting; `encoder` is the shape of the preset that `config.encoder` names.
@@ -35,10 +35,12 @@ pub fn check(config: Config, encoder: EncoderShape) -> Result<Plan, Vec<Problem>
     found.decode(&config.decode);
     found.segment(&config.segment);
     found.replay(&config.replay);
+    found.encoder(&config.encoder, &config.learn);
     found.learn(&config.learn, &config.replay);
     found.publish(&config.publish);
     found.knn(&config.knn, &config.replay);
     found.evaluate(&config.evaluate);
+    found.step_locked(&config.learn, &config.evaluate);
     found.checkpoint(&config.checkpoint);
     found.serve(&config.serve);
     found.log_filter(&config.log.filter);
@@ -199,6 +201,29 @@ impl Findings {
         self.range("replay.duplicate_window", replay.duplicate_window, 0, 1 << 24);
     }
 
+    fn encoder(&mut self, encoder: &EncoderSettings, learn: &LearnSettings) {
+        let freeze = &encoder.freeze;
+        let shown = || format!("{:?}", freeze.iter().map(|layer| layer.name()).collect::<Vec<_>>());
+        if let Some(twice) = freeze.iter().enumerate().find(|(at, layer)| freeze[..*at].contains(layer)) {
+            let message = format!("names {} twice: name each layer once", twice.1.name());
+            self.problems.push(Problem::error("layer-twice", "encoder.freeze", shown(), message));
+        }
+        if EncoderLayer::ALL.iter().all(|layer| freeze.contains(layer)) {
+            let message = "freezes the whole encoder, which would learn nothing: leave out at least layer4";
+            self.problems.push(Problem::error("all-frozen", "encoder.freeze", shown(), message));
+        }
+        if !freeze.is_empty() && encoder.weights.is_none() {
+            let message = "without encoder.weights, a new encoder's frozen layers stay random".to_string();
+            self.warn("random-frozen", "encoder.freeze", shown(), message);
+        }
+        let factor = learn.given_rate_factor;
+        self.range("learn.given_rate_factor", factor, 0.0, 100.0);
+        if factor != 1.0 && encoder.weights.is_none() {
+            let message = "has no effect on an encoder that did not start from encoder.weights".to_string();
+            self.warn("nothing-given", "learn.given_rate_factor", factor, message);
+        }
+    }
+
     fn learn(&mut self, learn: &LearnSettings, replay: &ReplaySettings) {
         // Batch normalisation has no variance, and SimCLR no other image, in a batch of one.
         self.range("learn.batch", learn.batch, 2, 4096);
@@ -215,6 +240,24 @@ impl Findings {
         self.range("learn.momentum", learn.momentum, 0.0, 0.9999);
         self.range("learn.weight_decay", learn.weight_decay, 0.0, 1.0);
         self.range("learn.mix_alpha", learn.mix_alpha, 0.001, 1000.0);
+        let weights = [
+            ("learn.si_weight", learn.si_weight),
+            ("learn.der_weight", learn.der_weight),
+            ("learn.distil_weight", learn.distil_weight),
+            ("learn.align_weight", learn.align_weight),
+        ];
+        weights.into_iter().for_each(|(key, weight)| self.range(key, weight, 0.0, 1e6));
+        self.range("learn.ema_decay", learn.ema_decay, 0.0, 1.0);
+        self.range("learn.classes", learn.classes, 1, 1_000_000);
+        if let Some(why) = learn.strategy.refused_on_a_stream() {
+            let message = format!("is for experiments only (lumpd experiment): {why}");
+            self.problems.push(Problem::error("not-on-a-stream", "learn.strategy", name_of(&learn.strategy), message));
+        }
+        if learn.objective == ObjectiveKind::Supervised {
+            let message = "is for experiments only (lumpd experiment): a stream has no labels";
+            let name = name_of(&learn.objective);
+            self.problems.push(Problem::error("not-on-a-stream", "learn.objective", name, message));
+        }
     }
 
     fn publish(&mut self, publish: &PublishSettings) {
@@ -243,9 +286,18 @@ impl Findings {
         self.range("evaluate.history", evaluate.history, 1, 100_000);
     }
 
+    fn step_locked(&mut self, learn: &LearnSettings, evaluate: &EvaluateSettings) {
+        if learn.step_locked && evaluate.holdout_ratio > 0.0 {
+            let message = "learn.step_locked needs 0: which images are held out depends on the tasks found so far";
+            let (key, value) = ("evaluate.holdout_ratio", evaluate.holdout_ratio);
+            self.problems.push(Problem::error("not-step-locked", key, value, message));
+        }
+    }
+
     fn checkpoint(&mut self, checkpoint: &CheckpointSettings) {
         self.seconds("checkpoint.interval_seconds", checkpoint.interval_seconds);
         self.range("checkpoint.keep", checkpoint.keep, 1, 1000);
+        self.at_least("checkpoint.max_bytes", checkpoint.max_bytes, 1);
         if checkpoint.keep == 1 {
             let message = "where the only checkpoint is damaged, what was learnt is lost: keep at least 2".to_string();
             self.warn("single-checkpoint", "checkpoint.keep", 1, message);
@@ -253,9 +305,27 @@ impl Findings {
     }
 
     fn serve(&mut self, serve: &ServeSettings) {
-        if !serve.listen.ip().is_loopback() {
-            let message = "the API has no password and listens on this machine only: use 127.0.0.1 or [::1]";
+        let exposed = !serve.listen.ip().is_loopback();
+        if exposed && !serve.has_token() {
+            let message = "other machines could ask, and no token says who may: use 127.0.0.1 or [::1], or set \
+                           serve.admin_token_file";
             self.problems.push(Problem::error("not-loopback", "serve.listen", serve.listen, message));
+        }
+        if exposed && serve.listen.ip().is_unspecified() && serve.hosts.is_empty() {
+            let message = "requests from other machines are refused unless serve.hosts names this one as they call it";
+            self.warn("no-hosts", "serve.listen", serve.listen, message.into());
+        }
+        for (index, name) in serve.hosts.iter().enumerate() {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+            if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
+                let message = "a host is a name or an address, with a port or without: no scheme, no path, no `*`";
+                self.problems.push(Problem::error("bad-host", format!("serve.hosts.{index}"), name, message));
+            }
+        }
+        if !(serve.requests_per_second >= 0.0 && serve.requests_per_second.is_finite()) {
+            let message = "a number of requests, or 0 for no limit";
+            let value = serve.requests_per_second;
+            self.problems.push(Problem::error("out-of-range", "serve.requests_per_second", value, message));
         }
         self.range("serve.max_connections", serve.max_connections, 1, 65_536);
         self.seconds("serve.request_seconds", serve.request_seconds);
@@ -274,6 +344,11 @@ pub const HTTP_SOURCE: &str = "http";
 
 /// Below the number of values that a metric's label may take.
 const MOST_SOURCES: usize = 100;
+
+/// As a configuration file has it.
+fn name_of(kind: &impl serde::Serialize) -> String {
+    toml::Value::try_from(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
 
 fn key(index: usize, name: &str) -> String {
     format!("source.{index}.{name}")
@@ -361,9 +436,36 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_labels_or_tasks_by_name_is_for_experiments() {
+        assert_problem(&format!("{HERE}[learn]\nstrategy = \"gss\""), "learn.strategy", "not-on-a-stream");
+        assert_problem(&format!("{HERE}[learn]\nobjective = \"supervised\""), "learn.objective", "not-on-a-stream");
+        for strategy in ["lump+", "si", "der", "cassle", "ema", "finetune"] {
+            assert_eq!(problems(&format!("{HERE}[learn]\nstrategy = \"{strategy}\"")), [], "{strategy}");
+        }
+    }
+
+    #[test]
     fn a_length_of_time_that_would_overflow_is_refused() {
         assert_problem("[publish]\ninterval_seconds = 1e300", "publish.interval_seconds", "out-of-range");
         assert_problem("[daemon]\ndrain_seconds = -1.0", "daemon.drain_seconds", "out-of-range");
+    }
+
+    #[test]
+    fn layers_are_frozen_by_name_once_and_never_all_of_them() {
+        assert_problem("[encoder]\nfreeze = [\"stem\", \"stem\"]", "encoder.freeze", "layer-twice");
+        let all = "[encoder]\nfreeze = [\"stem\", \"layer1\", \"layer2\", \"layer3\", \"layer4\"]";
+        assert_problem(all, "encoder.freeze", "all-frozen");
+        assert_problem("[encoder]\nfreeze = [\"stem\"]", "encoder.freeze", "random-frozen");
+        let unknown = toml::from_str::<Config>("[encoder]\nfreeze = [\"layer5\"]").unwrap_err().to_string();
+        assert!(unknown.contains("layer5") && unknown.contains("`layer4`"), "{unknown}");
+    }
+
+    #[test]
+    fn a_factor_for_given_weights_needs_given_weights() {
+        assert_problem("[learn]\ngiven_rate_factor = 0.1", "learn.given_rate_factor", "nothing-given");
+        assert_problem("[learn]\ngiven_rate_factor = nan", "learn.given_rate_factor", "out-of-range");
+        let given = format!("{HERE}[encoder]\nweights = \"w\"\nfreeze = [\"stem\"]\n[learn]\ngiven_rate_factor = 0.1");
+        assert_eq!(problems(&given), []);
     }
 
     #[test]

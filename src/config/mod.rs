@@ -18,6 +18,8 @@ mod plan;
 mod probe;
 mod problem;
 mod random;
+mod reload;
+mod schema;
 mod settings;
 
 pub use check::{HTTP_SOURCE, check};
@@ -26,6 +28,8 @@ pub use plan::{Budget, BudgetLine, Bytes, EncoderShape, Plan, replay_file_bytes}
 pub use probe::probe;
 pub use problem::{Problem, Severity};
 pub use random::{Random, Seed};
+pub use reload::{Reload, flat, reload};
+pub use schema::schema;
 pub use settings::*;
 
 #[cfg(test)]
@@ -44,7 +48,10 @@ mod tests {
         let source =
             "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\ndone = \"d\"\n";
         let mut config: Config = toml::from_str(source).unwrap();
-        config.serve.socket = Some("s".into());
+        let file = || Some("s".into());
+        (config.serve.socket, config.serve.read_token_file) = (file(), file());
+        (config.serve.ingest_token_file, config.serve.admin_token_file) = (file(), file());
+        config.encoder.weights = file();
         let everything = toml::Table::try_from(&config).unwrap();
         let keys = everything.values().flat_map(|section| match section {
             toml::Value::Array(tables) => tables[0].as_table().unwrap().keys(),

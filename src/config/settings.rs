@@ -2,9 +2,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Everything that can be set. An empty file is a valid configuration.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub daemon: DaemonSettings,
@@ -32,10 +33,11 @@ impl Config {
 }
 
 /// `[daemon]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DaemonSettings {
     /// Folder of everything that survives a restart. One daemon a folder.
+    #[schema(value_type = String)]
     pub state_dir: PathBuf,
     /// Seed of the one random generator.
     pub seed: u64,
@@ -62,7 +64,7 @@ fn default_state_dir() -> PathBuf {
 }
 
 /// Where training runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     /// The best device found at start, said in the log, the status and the metrics.
@@ -75,7 +77,7 @@ pub enum DeviceKind {
 }
 
 /// `[device]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeviceSettings {
     pub kind: DeviceKind,
@@ -91,7 +93,7 @@ impl Default for DeviceSettings {
 
 /// One `[[source]]`. Flat, so that an unknown key or a wrong type is reported with its line, column and caret; which keys
 /// belong to which kind is checked where sources are opened (`stream::open`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSettings {
     /// Name in answers, logs and metrics: letters, digits, `-`, `_`, `.`; unique.
@@ -99,9 +101,11 @@ pub struct SourceSettings {
     pub kind: SourceKind,
     /// The folder of `directory`, the socket of `unix`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// The address of `tcp`: loopback only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub listen: Option<SocketAddr>,
     /// `directory`: folders within it, too.
     #[serde(default = "yes")]
@@ -117,6 +121,7 @@ pub struct SourceSettings {
     pub after: AfterKind,
     /// `directory` with `after = "move"`: where it goes, on the same file system; `.done` within `path` where not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub done: Option<PathBuf>,
     /// Bytes of undecoded frames that may wait.
     #[serde(default = "default_queue_bytes")]
@@ -127,7 +132,7 @@ pub struct SourceSettings {
 }
 
 /// What becomes of a file that was taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AfterKind {
     /// Nothing.
@@ -140,7 +145,7 @@ pub enum AfterKind {
 }
 
 /// What becomes of a frame for which the queue of its source has no room.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenFull {
     /// It waits, and its sender with it.
@@ -151,7 +156,7 @@ pub enum WhenFull {
 }
 
 /// Kinds of inlet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     Directory,
@@ -172,7 +177,7 @@ fn default_poll_seconds() -> f64 {
 }
 
 /// How a folder is observed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WatchKind {
     /// The system's notification where the file system has one, else polling.
@@ -183,7 +188,7 @@ pub enum WatchKind {
 }
 
 /// `[decode]`: what an image may cost. Anything beyond is refused by name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecodeSettings {
     /// Encoded size of one image.
@@ -205,7 +210,7 @@ impl Default for DecodeSettings {
 }
 
 /// How an image becomes a square.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// The centred square of the shorter side.
@@ -215,7 +220,7 @@ pub enum Fit {
 }
 
 /// `[segment]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SegmentSettings {
     pub detector: DetectorKind,
@@ -239,15 +244,23 @@ impl Default for SegmentSettings {
 }
 
 /// Drift detectors by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DetectorKind {
     /// Two-sample mean test over windows of 16 to 256 frames.
     DyadicT2,
+    /// Kernel two-sample test of 64 frames against a fixed reference.
+    Mmd,
+    /// Two exponential averages of random features; keeps no frames.
+    Newma,
+    /// Adaptive windows on the first eight coordinates.
+    Adwin,
+    /// Cumulative sums of the distance from the reference.
+    PageHinkley,
 }
 
 /// Which streams share their tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SegmentScope {
     /// One stream of tasks for all sources.
@@ -257,7 +270,7 @@ pub enum SegmentScope {
 }
 
 /// `[replay]`: the bounded memory. Its size is fixed when the file is made.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplaySettings {
     /// Images kept.
@@ -284,7 +297,7 @@ impl Default for ReplaySettings {
 }
 
 /// Which image leaves when the buffer is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PolicyKind {
     /// A uniform sample of everything seen (Vitter 1985, algorithm R).
@@ -296,7 +309,7 @@ pub enum PolicyKind {
 }
 
 /// When a frame is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// After the commit that holds it has reached the disk.
@@ -306,21 +319,55 @@ pub enum Durability {
 }
 
 /// `[encoder]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EncoderSettings {
     /// A preset's name (`models/NAME.toml`, built in) or the path of such a card.
     pub preset: String,
+    /// Weights to start from: a safetensors file with torchvision's names. A checkpoint of the state folder goes before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub weights: Option<PathBuf>,
+    /// Layers that stay as they are: parameters and running statistics of batch norm.
+    pub freeze: Vec<EncoderLayer>,
+}
+
+/// Parts of the encoder, in the order of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EncoderLayer {
+    /// The first convolution and its batch norm (`conv1`, `bn1`).
+    Stem,
+    Layer1,
+    Layer2,
+    Layer3,
+    Layer4,
+}
+
+impl EncoderLayer {
+    /// All, from the images to the features.
+    pub const ALL: [Self; 5] = [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4];
+
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stem => "stem",
+            Self::Layer1 => "layer1",
+            Self::Layer2 => "layer2",
+            Self::Layer3 => "layer3",
+            Self::Layer4 => "layer4",
+        }
+    }
 }
 
 impl Default for EncoderSettings {
     fn default() -> Self {
-        Self { preset: "resnet18-w16".into() }
+        Self { preset: "resnet18-w16".into(), weights: None, freeze: Vec::new() }
     }
 }
 
 /// `[learn]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearnSettings {
     pub objective: ObjectiveKind,
@@ -336,10 +383,28 @@ pub struct LearnSettings {
     /// Seconds without a frame after which the stream counts as idle.
     pub idle_after_seconds: f64,
     pub learning_rate: f64,
+    /// Times the learning rate: that of layers that came from `encoder.weights`.
+    pub given_rate_factor: f64,
     pub momentum: f64,
     pub weight_decay: f64,
     /// Both parameters of the Beta distribution of LUMP's mixing weight.
     pub mix_alpha: f64,
+    /// Training as a function of the committed stream: the stream waits for training, no image is skipped, no batch is
+    /// partial, nothing is rehearsed while idle, and each batch ends with a checkpoint, so that on a CPU a restart goes on to
+    /// the same bits whenever the process was killed. Slow; needs `evaluate.holdout_ratio = 0`.
+    pub step_locked: bool,
+    /// `si`: weight c of the penalty on moving what earlier tasks rely on.
+    pub si_weight: f64,
+    /// `der`: weight of the squared distance between the features of a replayed image and those remembered of it.
+    pub der_weight: f64,
+    /// `cassle`: weight of the distillation from the encoder of the last boundary.
+    pub distil_weight: f64,
+    /// `ema` and `lump+`: weight of the alignment with the moving average of the network.
+    pub align_weight: f64,
+    /// `ema` and `lump+`: share of the past in that moving average, each step.
+    pub ema_decay: f64,
+    /// Outputs of the head of the supervised objective; of no use to the others.
+    pub classes: usize,
 }
 
 impl Default for LearnSettings {
@@ -353,34 +418,90 @@ impl Default for LearnSettings {
             idle_steps_per_second: 5.0,
             idle_after_seconds: 1.0,
             learning_rate: 0.05,
+            given_rate_factor: 1.0,
             momentum: 0.9,
             weight_decay: 5e-4,
             mix_alpha: 0.4,
+            step_locked: false,
+            si_weight: 1.0,
+            der_weight: 0.1,
+            distil_weight: 1.0,
+            align_weight: 1.0,
+            ema_decay: 0.999,
+            classes: 10,
         }
     }
 }
 
-/// Self-supervised objectives by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Objectives by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveKind {
     SimSiam,
     Barlow,
     SimClr,
+    /// Cross-entropy with labels: for experiments; a stream has none.
+    Supervised,
 }
 
 /// Continual-learning strategies by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StrategyKind {
     /// The objective on the stream's batch alone.
     Finetune,
     /// Lifelong unsupervised mixup with the replay buffer (Madaan et al., 2022).
     Lump,
+    /// LUMP with more replayed images beside the mixed ones, aligned with a moving average of the network.
+    #[serde(rename = "lump+")]
+    LumpPlus,
+    /// Synaptic intelligence: a penalty on moving important parameters (Zenke et al., 2017).
+    Si,
+    /// Dark experience replay: remembered features of replayed images (Buzzega et al., 2020).
+    Der,
+    /// Distillation from the encoder of the last boundary (Fini et al., 2022).
+    Cassle,
+    /// Replay, aligned with a moving average of the network (CLA-E).
+    Ema,
+    /// A column a task (Rusu et al., 2016): for experiments, since every task has an encoder of its own.
+    Pnn,
+    /// All tasks at once, the upper bound: for experiments.
+    Multitask,
+    /// Averaged gradient episodic memory (Chaudhry et al., 2019): for experiments with labels.
+    AGem,
+    /// Gradient-based sample selection (Aljundi et al., 2019): for experiments with labels.
+    Gss,
+}
+
+impl StrategyKind {
+    /// Every strategy, in the order of the documentation.
+    pub const ALL: [Self; 11] = [
+        Self::Finetune,
+        Self::Lump,
+        Self::LumpPlus,
+        Self::Si,
+        Self::Der,
+        Self::Cassle,
+        Self::Ema,
+        Self::Pnn,
+        Self::Multitask,
+        Self::AGem,
+        Self::Gss,
+    ];
+
+    /// Why the daemon has no use for it; none where it has.
+    pub fn refused_on_a_stream(self) -> Option<&'static str> {
+        match self {
+            Self::Pnn => Some("every task has an encoder of its own, and an image of a stream names none"),
+            Self::Multitask => Some("it needs every task at once, and a stream gives one after the other"),
+            Self::AGem | Self::Gss => Some("it needs labels, and a stream has none"),
+            _ => None,
+        }
+    }
 }
 
 /// `[publish]`: when readers get a new version of the encoder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PublishSettings {
     pub interval_seconds: f64,
@@ -395,7 +516,7 @@ impl Default for PublishSettings {
 }
 
 /// `[knn]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KnnSettings {
     /// Neighbours of an answer, and voters of a classification, where the query names no other number.
@@ -411,7 +532,7 @@ impl Default for KnnSettings {
 }
 
 /// `[evaluate]`: the held-out probes behind the forgetting metrics.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluateSettings {
     /// Probes of one task.
@@ -431,32 +552,57 @@ impl Default for EvaluateSettings {
 }
 
 /// `[checkpoint]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointSettings {
     pub interval_seconds: f64,
     /// Generations kept.
     pub keep: usize,
+    /// Bytes of all generations together; the newest stays whatever its size.
+    pub max_bytes: u64,
 }
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { interval_seconds: 60.0, keep: 3 }
+        Self { interval_seconds: 60.0, keep: 3, max_bytes: 8 << 30 }
     }
 }
 
 /// `[serve]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServeSettings {
-    /// Address of the HTTP API: loopback only; port 0 takes a free one.
+    /// Address of the HTTP API; port 0 takes a free one. Beyond loopback only with a token.
+    #[schema(value_type = String)]
     pub listen: SocketAddr,
     /// Unix socket of the same API; `lumpd.sock` in the state folder where not set.
+    #[schema(value_type = Option<String>)]
     pub socket: Option<PathBuf>,
     /// Connections served at once, on each of the two listeners.
     pub max_connections: usize,
     /// Time a client has to send a whole request.
     pub request_seconds: f64,
+    /// Most requests a second, over both listeners; 0 sets no limit.
+    pub requests_per_second: f64,
+    /// Further names, each a host or `host:port`, under which the API may be called. Others than those and the machine's own are
+    /// refused: a page elsewhere could otherwise ask through a browser (DNS rebinding).
+    pub hosts: Vec<String>,
+    /// File of the token that may ask. Where any token is set, every request over TCP needs one.
+    #[schema(value_type = Option<String>)]
+    pub read_token_file: Option<PathBuf>,
+    /// File of the token that may send images.
+    #[schema(value_type = Option<String>)]
+    pub ingest_token_file: Option<PathBuf>,
+    /// File of the token that may everything.
+    #[schema(value_type = Option<String>)]
+    pub admin_token_file: Option<PathBuf>,
+}
+
+impl ServeSettings {
+    /// Whether any token is set.
+    pub fn has_token(&self) -> bool {
+        [&self.read_token_file, &self.ingest_token_file, &self.admin_token_file].iter().any(|file| file.is_some())
+    }
 }
 
 impl Default for ServeSettings {
@@ -466,12 +612,17 @@ impl Default for ServeSettings {
             socket: None,
             max_connections: 256,
             request_seconds: 30.0,
+            requests_per_second: 2000.0,
+            hosts: Vec::new(),
+            read_token_file: None,
+            ingest_token_file: None,
+            admin_token_file: None,
         }
     }
 }
 
 /// `[log]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,lumpd::stream=debug`.
@@ -485,7 +636,7 @@ impl Default for LogSettings {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Text,

@@ -8,18 +8,22 @@
 //! Units: times are UTC ([`Timestamp`], RFC 3339 on the wire), durations are seconds, sizes are bytes, rates are per second.
 //! What is not defined (yet) is `null`, never 0.
 
+mod control;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod learning;
 mod memory;
 mod status;
+mod survey;
 
 use bytes::Bytes;
+pub use control::{Controls, Forgotten, TrainingState};
 pub use error::{AnswerError, Label};
 pub use learning::*;
 pub use memory::*;
 pub use status::*;
+pub use survey::{EmbeddingMap, EmbeddingRow, EmbeddingRows, ExportedFile, History, MapPoint, Sample, Surveys};
 
 /// A moment in UTC; RFC 3339 on the wire.
 pub use jiff::Timestamp;
@@ -40,7 +44,7 @@ pub fn timestamp(unix_nanoseconds: i64) -> Timestamp {
 /// Methods are synchronous. Those that take an image decode and embed it, and [`Answers::ingest`] waits for the commit that
 /// holds the frame: callers run them off the threads that serve sockets and bound how many run at once. No method waits
 /// without bound: where something is full, the answer is [`AnswerError::Overloaded`].
-pub trait Answers: Send + Sync + 'static {
+pub trait Answers: Controls + Surveys {
     /// Whether a query would be answered now: the buffer is open and an encoder has been published. Training and
     /// checkpointing do not make a daemon unready.
     fn readiness(&self) -> Readiness;
@@ -75,18 +79,33 @@ pub trait Answers: Send + Sync + 'static {
 
     /// The stored images nearest to one image, best first. A stored image is not its own neighbour.
     ///
-    /// `k`: how many; the configured number where `None`.
-    ///
     /// # Errors
     /// [`AnswerError::NoEncoderYet`], [`AnswerError::UnknownImage`], [`AnswerError::UnknownTask`] and
-    /// [`AnswerError::UnknownSource`] of the filter, or why the image cannot be decoded.
-    fn query(&self, subject: &Subject, k: Option<usize>, filter: &Filter) -> Result<Neighbours, AnswerError>;
+    /// [`AnswerError::UnknownSource`] of the filter, why the image cannot be decoded, or why the vector cannot be compared.
+    fn query(&self, subject: &Subject, page: &Page, filter: &Filter) -> Result<Neighbours, AnswerError>;
+
+    /// The `k` nearest of each of several subjects, by one version of the encoder.
+    ///
+    /// # Errors
+    /// As [`Answers::query`]; one subject in error fails the batch, and [`AnswerError::InBatch`] names it.
+    fn query_batch(
+        &self,
+        subjects: &[Subject],
+        k: Option<usize>,
+        filter: &Filter,
+    ) -> Result<NeighbourBatch, AnswerError>;
 
     /// The embedding of one image by the published encoder.
     ///
     /// # Errors
     /// [`AnswerError::NoEncoderYet`], [`AnswerError::UnknownImage`], or why the image cannot be decoded.
     fn embed(&self, subject: &Subject) -> Result<Embedding, AnswerError>;
+
+    /// The embeddings of several subjects by one version of the encoder.
+    ///
+    /// # Errors
+    /// As [`Answers::embed`]; one subject in error fails the batch, and [`AnswerError::InBatch`] names it.
+    fn embed_batch(&self, subjects: &[Subject]) -> Result<EmbeddingBatch, AnswerError>;
 
     /// The vote of the labelled neighbours of one image, each with the weight exp(similarity / temperature).
     ///
@@ -137,12 +156,23 @@ pub trait Answers: Send + Sync + 'static {
 }
 
 /// The image a question is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Subject {
     /// A stored image, by id.
     Stored(u64),
     /// An encoded image: JPEG, PNG, WebP, BMP or PNM.
     Encoded(Bytes),
+    /// An embedding. Where it names the encoder that made it, that must be the published one.
+    Vector { vector: Vec<f32>, encoder: Option<String> },
+}
+
+/// Which neighbours of an ordered list are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Page {
+    /// How many; the configured number where `None`.
+    pub k: Option<usize>,
+    /// How many better ones are left out.
+    pub offset: usize,
 }
 
 /// Which stored images may be neighbours; every condition that is set must hold.
@@ -152,6 +182,10 @@ pub struct Filter {
     /// A source's name.
     pub source: Option<String>,
     pub label: Option<String>,
+    /// Captured then or later.
+    pub since: Option<Timestamp>,
+    /// Captured before then.
+    pub until: Option<Timestamp>,
 }
 
 /// An image handed in over HTTP.

@@ -3,15 +3,24 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::answers::{Event, Events, Timestamp};
 
 /// Events kept for readers that were away.
 const KEPT: usize = 1024;
 
 /// The ring. Every event is also a line of the log.
-#[derive(Default)]
 pub struct EventLog {
     ring: Mutex<Ring>,
+    /// The number of the latest, for those who wait for the next.
+    latest: watch::Sender<u64>,
+}
+
+impl Default for EventLog {
+    fn default() -> Self {
+        Self { ring: Mutex::default(), latest: watch::Sender::new(0) }
+    }
 }
 
 #[derive(Default)]
@@ -35,6 +44,14 @@ impl EventLog {
             ring.events.pop_front();
         }
         ring.events.push_back(event);
+        let last = ring.last;
+        drop(ring);
+        self.latest.send_replace(last);
+    }
+
+    /// Follows the number of the latest event.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.latest.subscribe()
     }
 
     /// Events after number `after`, at most `limit`, oldest first.

@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::lockstep::LockStep;
 use super::mailbox::{Mailbox, Wake};
 use super::measure::Monitor;
 use super::probe_file::ProbeFile;
 use super::published::{PublishError, Published, Publisher};
+use super::requests::Reply;
 use super::resume::{Checkpoints, ResumeError, State};
 use super::shared::Shared;
 use crate::config::{Config, Seed};
 use crate::evaluate::ProbeSets;
 use crate::knn::Labels;
-use crate::learn::{LearnError, Trainer};
-use crate::replay::StoreReader;
+use crate::learn::{LearnError, Samples, Trainer};
+use crate::replay::{Batch, StoreReader};
 use crate::segment::{Segmenter, TaskId};
 use crate::telemetry::{Metric, observe};
 
@@ -28,6 +30,9 @@ const BATCH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Roll-backs within an hour after which training is given up.
 const MOST_ROLLBACKS: usize = 3;
+
+/// Stored images whose embeddings must be finite before a version is published or a checkpoint written.
+const SOUND_IMAGES: usize = 8;
 
 /// A publication may take at most one part in this many of the learner's time: slow devices publish less often.
 const PUBLISH_SHARE: u32 = 4;
@@ -41,6 +46,14 @@ pub enum Command {
     TaskClosed(TaskId),
     /// This task is part of another from now on.
     TaskGone(TaskId),
+    /// Let the bank follow the buffer at once.
+    Refresh(Reply<()>),
+    /// Write a checkpoint now.
+    Checkpoint(Reply<()>),
+    /// Go on after training was given up, from the last good checkpoint.
+    Thaw,
+    /// Some settings have changed.
+    Configure(Box<Config>),
     /// Write the last checkpoint and end.
     Stop,
 }
@@ -57,6 +70,16 @@ pub enum LearnerError {
     Resume(#[from] ResumeError),
 }
 
+impl LearnerError {
+    /// Whether a start anew may do without any change: memory of the device that ran out is free again then.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Learn(error) => error.is_out_of_memory(),
+            Self::Publish(_) | Self::Resume(_) => false,
+        }
+    }
+}
+
 /// Everything the training thread owns.
 pub struct Learner {
     pub settings: Config,
@@ -71,7 +94,16 @@ pub struct Learner {
     pub labels: Arc<Labels>,
     pub checkpoints: Checkpoints,
     pub shared: Arc<Shared>,
+    /// Where steps are locked to the stream.
+    pub lock: Option<Arc<LockStep>>,
     pub clock: Clock,
+}
+
+impl Drop for Learner {
+    /// However the learner ends, nobody waits for it.
+    fn drop(&mut self) {
+        self.lock.iter().for_each(|lock| lock.end());
+    }
 }
 
 /// When what is due next.
@@ -110,18 +142,37 @@ impl Learner {
         self.publish("start")?;
         self.measure();
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
+        if self.checkpoints.last_step().is_none() {
+            // From now on there is always one to go back to.
+            self.checkpoint()?;
+        }
         ready();
         loop {
             let Wake { commands, images, .. } =
-                self.mailbox.wait(self.settings.learn.batch, BATCH_PATIENCE, self.nap());
+                self.mailbox.wait(self.settings.learn.batch, self.patience(), self.nap());
             let (told, mut closed) = (!commands.is_empty(), Vec::new());
             for command in commands {
                 match command {
                     Command::TaskClosed(task) => closed.push(task),
                     Command::TaskOpened(task) => self.monitor.task_opened(task),
                     Command::TaskGone(task) => self.monitor.task_gone(task),
+                    Command::Refresh(reply) => {
+                        while self.publisher.refresh()? {}
+                        // Whoever asked may have gone.
+                        let _ = reply.send(Ok(()));
+                    }
+                    Command::Checkpoint(reply) => {
+                        let written = self.checkpoint()?;
+                        let refused = || "no checkpoint was written: the events say why".to_owned();
+                        let _ = reply.send(if written { Ok(()) } else { Err(refused()) });
+                    }
+                    Command::Thaw => self.thaw()?,
+                    Command::Configure(settings) => self.settings = *settings,
                     Command::Stop => {
-                        self.checkpoint();
+                        // Weights that may be about to be given up are not what a restart shall begin with.
+                        if self.trainer.is_calm() {
+                            self.checkpoint()?;
+                        }
                         return Ok(());
                     }
                 }
@@ -131,9 +182,27 @@ impl Learner {
             } else if told {
                 self.shared.forgetting.store(Arc::new(self.monitor.reports().reports));
             }
+            self.shared.beat();
             self.learn(&images)?;
+            self.answer_lock(images.is_empty())?;
             self.keep_up()?;
         }
+    }
+
+    /// Where steps are locked to the stream, no batch is partial.
+    fn patience(&self) -> Duration {
+        if self.lock.is_some() { Duration::MAX } else { BATCH_PATIENCE }
+    }
+
+    /// Where steps are locked to the stream, it goes on once a checkpoint covers the batch.
+    fn answer_lock(&mut self, idle: bool) -> Result<(), LearnerError> {
+        let Some(lock) = self.lock.clone().filter(|_| !idle) else { return Ok(()) };
+        lock.learnt();
+        self.checkpoint()?;
+        if let Err(error) = lock.kept() {
+            tracing::warn!(%error, "the journal of locked steps could not be emptied; the next start passes over it");
+        }
+        Ok(())
     }
 
     /// Until something is due, but at most a quarter of a second, so that the bank follows the buffer.
@@ -152,19 +221,24 @@ impl Learner {
 
     fn rehearsal_interval(&self) -> Option<Duration> {
         let rate = self.settings.learn.idle_steps_per_second;
-        (rate > 0.0).then(|| Duration::from_secs_f64(1.0 / rate))
+        (rate > 0.0 && self.lock.is_none()).then(|| Duration::from_secs_f64(1.0 / rate))
     }
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
     fn learn(&mut self, images: &[Vec<u8>]) -> Result<(), LearnerError> {
-        if self.shared.learning().frozen.is_some() {
+        let (frozen, paused) = {
+            let learning = self.shared.learning();
+            (learning.frozen.is_some(), learning.paused_since.is_some())
+        };
+        if frozen || paused {
+            self.mailbox.skip(images.len() as u64);
             return Ok(());
         }
         if !images.is_empty() {
             let stream = images.concat();
             for _ in 0..self.settings.learn.steps_per_batch {
                 let replay = self.replayed();
-                self.step(&stream, &replay)?;
+                self.step(&stream, replay)?;
             }
             self.clock.last_batch = Instant::now();
             let mut learning = self.shared.learning();
@@ -178,33 +252,47 @@ impl Learner {
         if idle && due && self.trainer.rehearses() {
             self.clock.last_rehearsal = Instant::now();
             let replay = self.rehearsed();
-            self.step(&[], &replay)?;
+            self.step(&[], replay)?;
             self.shared.learning().idle_steps += 1;
         }
         Ok(())
     }
 
-    fn replayed(&self) -> Vec<u8> {
+    fn replayed(&self) -> Batch {
         let mut random = self.seed.random("replay-batch", self.trainer.steps());
-        self.buffer.sample(self.settings.learn.replay_batch, &mut random).pixels
+        self.buffer.sample(self.settings.learn.replay_batch, &mut random)
     }
 
     /// As many images as a step of the stream has with its replay: rehearsal is worth as much as learning.
-    fn rehearsed(&self) -> Vec<u8> {
+    fn rehearsed(&self) -> Batch {
         let mut random = self.seed.random("rehearsal", self.trainer.steps());
         let count = self.settings.learn.batch + self.settings.learn.replay_batch;
-        self.buffer.sample(count, &mut random).pixels
+        self.buffer.sample(count, &mut random)
     }
 
-    fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<(), LearnerError> {
+    fn step(&mut self, stream: &[u8], Batch { ids, pixels }: Batch) -> Result<(), LearnerError> {
+        self.shared.beat();
         let started = Instant::now();
-        let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
-        match self.trainer.step(stream, replay) {
+        let ids: Vec<u64> = ids.into_iter().map(|id| id.0).collect();
+        let images = (stream.len() + pixels.len()) / self.trainer.preset().image_bytes();
+        match self
+            .trainer
+            .step_samples(&Samples::unlabelled(stream), &Samples { pixels: &pixels, ids: &ids, labels: &[] })
+        {
             Ok(report) => {
                 observe(Metric::LearnStepDuration, &[], started.elapsed());
+                if let Some(loss) = report.loss {
+                    let bits = format!("{:016x}", loss.to_bits());
+                    tracing::debug!(target: "lumpd::loss", step = report.step, loss, bits, "a step");
+                }
+                if let Some(skip) = report.skipped.filter(|_| report.loss.is_some()) {
+                    tracing::warn!(step = report.step, code = skip.code(), loss = report.loss, "a step was skipped");
+                }
+                self.tell_if_halved();
                 let mut learning = self.shared.learning();
                 learning.steps = self.trainer.steps();
                 learning.nonfinite_steps = self.trainer.non_finite_steps();
+                learning.out_of_bounds_steps = self.trainer.out_of_bounds_steps();
                 if let Some(loss) = report.loss {
                     // A mean over about the last ten steps: single losses of small batches say little.
                     learning.loss = Some(learning.loss.map_or(loss, |mean| mean + (loss - mean) / 10.0));
@@ -212,31 +300,89 @@ impl Learner {
                 }
                 Ok(())
             }
-            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error),
+            Err(error @ LearnError::Diverged { .. }) => self.roll_back(&error.to_string()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Back to the last good checkpoint, from which different batches follow; too often, and training is given up.
-    fn roll_back(&mut self, error: &LearnError) -> Result<(), LearnerError> {
-        let now = Instant::now();
+    /// Back to the last good checkpoint, from which different batches follow; too often, or without one, and training is given
+    /// up.
+    fn roll_back(&mut self, reason: &str) -> Result<(), LearnerError> {
+        let (now, step) = (Instant::now(), self.trainer.steps());
         self.clock.rollbacks.retain(|at| now.duration_since(*at) < Duration::from_secs(3600));
         self.clock.rollbacks.push(now);
-        let step = self.trainer.steps();
-        if self.clock.rollbacks.len() > MOST_ROLLBACKS {
-            let message = format!("training is frozen: {error}, {MOST_ROLLBACKS} times within an hour; queries go on");
+        let taken = self.go_back();
+        self.shared.learning().nonfinite_steps = self.trainer.non_finite_steps();
+        let given_up = match taken {
+            Ok(true) if self.clock.rollbacks.len() <= MOST_ROLLBACKS => None,
+            Ok(true) => Some(format!("{reason}, more than {MOST_ROLLBACKS} times within an hour")),
+            Ok(false) => Some(format!("{reason}, and there is no checkpoint to go back to")),
+            Err(error) => Some(format!("{reason}, and the last checkpoint cannot be taken up: {error}")),
+        };
+        if let Some(reason) = given_up {
+            let message = format!("training is frozen: {reason}; queries go on");
+            tracing::error!("{message}");
             self.shared.learning().frozen = Some(message.clone());
             self.shared.events.tell("training-frozen", message, json!({ "step": step }));
             return Ok(());
         }
-        self.checkpoints.roll_back(&mut self.trainer)?;
-        // The counter of steps goes on: it draws the batches, and the same ones would diverge again.
-        self.trainer.advance_to(step + 1);
         self.shared.learning().rollbacks += 1;
-        let to = self.checkpoints.last_step();
-        let message = format!("{error}: weights are back at those of step {}", to.unwrap_or(0));
+        let (to, rate) = (self.checkpoints.last_step(), self.trainer.learning_rate());
+        let message =
+            format!("{reason}: weights are back at those of step {}, the learning rate is {rate:.3e}", to.unwrap_or(0));
+        tracing::warn!("{message}");
         self.shared.events.tell("training-rolled-back", message, json!({ "step": step, "to_step": to }));
         Ok(())
+    }
+
+    /// Goes on after training was given up: from the last good checkpoint where there is one.
+    fn thaw(&mut self) -> Result<(), LearnerError> {
+        self.clock.rollbacks.clear();
+        self.go_back()?;
+        Ok(())
+    }
+
+    /// Whether the network is of use: every number finite, and so the embeddings of stored images. Where it is not, the last
+    /// good weights are taken up first: what is broken is neither published nor kept.
+    fn sound(&mut self) -> Result<bool, LearnerError> {
+        if self.is_finite()? {
+            return Ok(true);
+        }
+        if self.shared.learning().frozen.is_some() {
+            return Ok(false);
+        }
+        self.roll_back("the weights or the embeddings are not finite")?;
+        self.is_finite()
+    }
+
+    fn is_finite(&self) -> Result<bool, LearnerError> {
+        if !self.trainer.is_finite()? {
+            return Ok(false);
+        }
+        // Weights may be finite and yet too large to compute with.
+        let mut random = self.seed.random("sound", self.trainer.steps());
+        let images = self.buffer.sample(SOUND_IMAGES, &mut random).pixels;
+        let embedder = self.trainer.backbone().freeze().map_err(LearnError::from)?;
+        let embeddings = self.monitor.input.embed(&*embedder, &images)?;
+        Ok(embeddings.iter().all(|value| value.is_finite()))
+    }
+
+    /// To the weights of the last good checkpoint. The counter of steps goes on: it draws the batches, and the same ones
+    /// would diverge again. False where there is none.
+    fn go_back(&mut self) -> Result<bool, ResumeError> {
+        let (step, rate) = (self.trainer.steps(), self.trainer.rate());
+        let taken = self.checkpoints.roll_back(&mut self.trainer);
+        self.trainer.change_course(step + 1, rate);
+        taken
+    }
+
+    fn tell_if_halved(&mut self) {
+        if self.trainer.is_halved() && !self.shared.learning().halved {
+            self.shared.learning().halved = true;
+            let message = "the device ran out of memory: batches are halved from now on".to_owned();
+            tracing::warn!("{message}; set a smaller learn.batch, learn.replay_batch or a narrower encoder.preset");
+            self.shared.events.tell("batch-halved", message, json!({ "step": self.trainer.steps() }));
+        }
     }
 
     /// A boundary: a version of the encoder as it is at the task's end, which is what its forgetting is measured against.
@@ -249,32 +395,37 @@ impl Learner {
             self.monitor.task_ended(task);
         }
         self.measure();
-        self.checkpoint();
-        Ok(())
+        self.checkpoint().map(drop)
     }
 
     /// What is due by the clock: a version, a checkpoint, images that the bank lacks.
     fn keep_up(&mut self) -> Result<(), LearnerError> {
         let now = Instant::now();
-        if now >= self.clock.next_publish && self.trainer.steps() > self.clock.published_step {
+        // Nothing is shown or kept of weights that may be about to be given up.
+        let calm = self.trainer.is_calm();
+        if calm && now >= self.clock.next_publish && self.trainer.steps() > self.clock.published_step {
             self.publish("interval")?;
             self.measure();
         } else {
             self.publisher.refresh()?;
         }
-        if now >= self.clock.next_checkpoint {
-            self.checkpoint();
+        if calm && now >= self.clock.next_checkpoint {
+            self.checkpoint()?;
         }
         Ok(())
     }
 
-    fn publish(&mut self, why: &str) -> Result<Arc<Published>, LearnerError> {
+    fn publish(&mut self, why: &str) -> Result<(), LearnerError> {
         let started = Instant::now();
+        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
+        if !self.sound()? {
+            self.clock.next_publish = started + interval;
+            return Ok(());
+        }
         let step = self.trainer.steps();
         let published = self.publisher.publish(self.trainer.backbone(), step)?;
         let took = started.elapsed();
         observe(Metric::PublishDuration, &[], took);
-        let interval = Duration::from_secs_f64(self.settings.publish.interval_seconds);
         self.clock.next_publish = Instant::now() + interval.max(took * PUBLISH_SHARE);
         self.clock.published_step = step;
         let Published { version, encoder, .. } = &*published;
@@ -286,14 +437,13 @@ impl Learner {
         let data =
             json!({ "version": version, "encoder": encoder.to_string(), "step": step, "images": published.bank.len() });
         self.shared.events.tell("version-published", message, data);
-        Ok(published)
+        Ok(())
     }
 
     /// Forgetting of every past task at the published version.
     fn measure(&mut self) {
         let Some(published) = self.shared.window.load_full() else { return };
-        let frames = self.shared.images();
-        match self.monitor.measure(&published, frames, &mut self.trainer, &self.probes, &self.segmenter) {
+        match self.monitor.measure(&published, &self.shared, &mut self.trainer, &self.probes, &self.segmenter) {
             Ok(evaluation) => {
                 self.shared.learning().representation_std = evaluation.representation_std;
                 self.shared.forgetting.store(Arc::new(evaluation.reports));
@@ -302,9 +452,12 @@ impl Learner {
         }
     }
 
-    /// A checkpoint that cannot be written costs progress at the next restart, and is told; it stops nothing.
-    fn checkpoint(&mut self) {
+    /// Whether one was written. A checkpoint that cannot be costs progress at the next restart, and is told; it stops nothing.
+    fn checkpoint(&mut self) -> Result<bool, LearnerError> {
         self.clock.next_checkpoint = Instant::now() + self.checkpoint_interval();
+        if !self.sound()? {
+            return Ok(false);
+        }
         let started = Instant::now();
         let segment = {
             let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
@@ -314,7 +467,15 @@ impl Learner {
             segmenter.state()
         };
         self.drop_labels();
-        let state = State { version: self.publisher.version(), segment, monitor: self.monitor.state() };
+        let buffer = self.buffer.statistics();
+        let state = State {
+            version: self.publisher.version(),
+            offered: buffer.seen,
+            newest: buffer.newest.map(|frame| frame.0),
+            covered: self.lock.as_ref().map(|lock| lock.covered().0),
+            segment,
+            monitor: self.monitor.state(),
+        };
         match self.checkpoints.write(&self.trainer, state) {
             Ok(written) => {
                 let (step, took) = (written.step, started.elapsed());
@@ -322,12 +483,14 @@ impl Learner {
                 self.shared.learning().checkpoint = Some(written);
                 let message = format!("checkpoint of step {step} written in {:.1} s", took.as_secs_f64());
                 self.shared.events.tell("checkpoint", message, json!({ "step": step }));
+                Ok(true)
             }
             Err(error) => {
                 self.shared.learning().checkpoint_errors += 1;
                 let message = format!("no checkpoint was written: {error}");
                 tracing::error!("{message}");
                 self.shared.events.tell("checkpoint-failed", message, json!({ "code": error.code() }));
+                Ok(false)
             }
         }
     }

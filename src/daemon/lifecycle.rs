@@ -9,10 +9,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{Answers, DaemonState};
+use super::history;
 use super::inlets::Inlets;
-use super::learner::Command;
-use super::live::Live;
+use super::learner::{Command, LearnerError};
+use super::live::{Live, Watch};
 use super::mailbox::Mailbox;
+use super::pipeline::PipelineError;
 use super::shared::Shared;
 use super::start::{Parts, StartError};
 use super::state_dir::StateDir;
@@ -27,11 +29,25 @@ const WAITING_BATCHES: usize = 4;
 #[non_exhaustive]
 pub enum DaemonError {
     #[error("the {thread} has ended: {reason}")]
-    Ended { thread: &'static str, reason: String },
+    Ended { thread: &'static str, reason: String, temporary: bool },
     #[error(
         "the {thread} did not end within daemon.drain_seconds = {seconds}; what came after the last checkpoint is learnt again"
     )]
     Drain { thread: &'static str, seconds: f64 },
+}
+
+impl DaemonError {
+    /// Whether a start anew may do without any change.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Ended { temporary: true, .. })
+    }
+}
+
+/// What ended a thread.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    temporary: bool,
 }
 
 /// A running daemon.
@@ -42,8 +58,8 @@ pub struct Daemon {
     mailbox: Arc<Mailbox<Command>>,
     sources: JoinSet<()>,
     stop_sources: CancellationToken,
-    memory: JoinHandle<Result<(), String>>,
-    learner: JoinHandle<Result<(), String>>,
+    memory: JoinHandle<Result<(), Failure>>,
+    learner: JoinHandle<Result<(), Failure>>,
     ended: CancellationToken,
     drain: Duration,
     _state_dir: StateDir,
@@ -64,14 +80,17 @@ impl Daemon {
         let (shared, ended) = (Arc::clone(&parts.shared), CancellationToken::new());
         let (pipeline, learner) = parts.split(intake, &mailbox);
 
-        let memory = spawn("memory", &ended, move || pipeline.run().map_err(|error| error.to_string()))?;
+        let lasting = |error: PipelineError| Failure { reason: error.to_string(), temporary: false };
+        let memory = spawn("memory", &ended, move || pipeline.run().map_err(lasting))?;
         let ready = {
             let shared = Arc::clone(&shared);
             move || shared.set_state(DaemonState::Running)
         };
-        let learner = spawn("learner", &ended, move || learner.run(ready).map_err(|error| error.to_string()))?;
+        let failed = |error: LearnerError| Failure { reason: error.to_string(), temporary: error.is_temporary() };
+        let learner = spawn("learner", &ended, move || learner.run(ready).map_err(failed))?;
         let stop_sources = CancellationToken::new();
         let sources = inlets.run(&stop_sources, runtime);
+        runtime.spawn(sample(Arc::clone(&live), stop_sources.clone()));
         let drain = Duration::from_secs_f64(config.daemon.drain_seconds);
         Ok(Self {
             live,
@@ -99,6 +118,23 @@ impl Daemon {
         move || live.record()
     }
 
+    /// Takes over what can be changed while it runs: see [`crate::config::reload`].
+    pub fn reconfigurer(&self) -> impl Fn(Config) + Send + Sync + 'static {
+        let (live, mailbox) = (Arc::clone(&self.live), Arc::clone(&self.mailbox));
+        move |config| {
+            live.settings.store(Arc::new(config.clone()));
+            mailbox.send(Command::Configure(Box::new(config)));
+            let message = "the configuration was read again".into();
+            live.shared.events.tell("configuration-reloaded", message, serde_json::json!({}));
+        }
+    }
+
+    /// Since when nothing was seen of the training thread, for a watchdog. It is not seen while it waits for a device that hangs.
+    pub fn silence(&self) -> impl Fn() -> Duration + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.silence()
+    }
+
     /// Cancelled when a thread ends that should run: then [`Daemon::stop`] says why.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
@@ -111,6 +147,8 @@ impl Daemon {
     pub fn stop(mut self, runtime: &Handle) -> Result<(), DaemonError> {
         let deadline = Instant::now() + self.drain;
         self.shared.set_state(DaemonState::Draining);
+        // Whoever follows the events learns here that there will be no more.
+        self.shared.events.tell("stopping", "the daemon is stopping".into(), serde_json::json!({}));
         self.stop_sources.cancel();
         let sources = async { while self.sources.join_next().await.is_some() {} };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -125,22 +163,47 @@ impl Daemon {
     }
 }
 
+/// Looks at the numbers until it is stopped.
+async fn sample(live: Arc<Live>, stop: CancellationToken) {
+    let (mut ticks, mut watch) = (tokio::time::interval(history::INTERVAL), Watch::default());
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let live = Arc::clone(&live);
+        // Locks are taken: off the threads that serve sockets.
+        let looked = tokio::task::spawn_blocking(move || {
+            live.sample(&mut watch);
+            watch
+        });
+        match looked.await {
+            Ok(looked) => watch = looked,
+            Err(error) => {
+                tracing::error!(%error, "the history ends here");
+                return;
+            }
+        }
+    }
+}
+
 fn spawn(
     name: &'static str,
     ended: &CancellationToken,
-    body: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> Result<JoinHandle<Result<(), String>>, StartError> {
+    body: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<JoinHandle<Result<(), Failure>>, StartError> {
     // Dropped when the thread ends, however it ends.
     let guard = ended.clone().drop_guard();
     let run = move || {
         let _guard = guard;
-        body().inspect_err(|error| tracing::error!(thread = name, "{error}"))
+        body().inspect_err(|failure| tracing::error!(thread = name, "{}", failure.reason))
     };
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(StartError::Thread)
 }
 
 fn join(
-    thread: JoinHandle<Result<(), String>>,
+    thread: JoinHandle<Result<(), Failure>>,
     name: &'static str,
     deadline: Instant,
     drain: Duration,
@@ -151,12 +214,13 @@ fn join(
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let ended = |reason| DaemonError::Ended { thread: name, reason };
+    let ended = |Failure { reason, temporary }| DaemonError::Ended { thread: name, reason, temporary };
     match thread.join() {
         Ok(result) => result.map_err(ended),
         Err(panic) => {
             let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(ended(format!("it panicked: {}", words.unwrap_or("without words"))))
+            let reason = format!("it panicked: {}", words.unwrap_or("without words"));
+            Err(ended(Failure { reason, temporary: false }))
         }
     }
 }

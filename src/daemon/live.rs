@@ -1,23 +1,29 @@
 //! The daemon's answers: published state, read from any thread.
 
+mod controls;
 mod questions;
+mod sampling;
+mod surveys;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::answers::{
-    AnswerError, Answers, BufferStatus, Classification, Embedding, Events, Filter, Ingested, Label, LabelChange,
-    LabelCount, Neighbours, PostedFrame, Readiness, SourceStatus, Status, StoredImage, Subject, TaskStatus,
+    AnswerError, Answers, BufferStatus, Classification, Embedding, EmbeddingBatch, Events, Filter, Ingested, Label,
+    LabelChange, LabelCount, NeighbourBatch, Neighbours, Page, PostedFrame, Readiness, SourceStatus, Status,
+    StoredImage, Subject, TaskStatus,
 };
 use super::learner::Command;
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
 use super::published::{Input, Published};
+use super::requests::Requests;
 use super::shared::Shared;
 use crate::config::Config;
 use crate::config::durable::Database;
@@ -27,6 +33,9 @@ use crate::knn::Labels;
 use crate::replay::StoreReader;
 use crate::segment::Segmenter;
 use crate::stream::{Inlet, IntakeHandle, SourceId};
+
+pub use sampling::Watch;
+pub use surveys::CachedMap;
 
 /// One inlet as it was opened.
 #[derive(Clone)]
@@ -50,7 +59,8 @@ pub fn name_of(value: impl serde::Serialize) -> String {
 
 /// Implements [`Answers`] on what the threads of the daemon publish.
 pub struct Live {
-    pub config: Config,
+    /// As of the latest reload.
+    pub settings: Arc<ArcSwap<Config>>,
     pub shared: Arc<Shared>,
     pub input: Input,
     pub decoder: Decoder,
@@ -68,9 +78,15 @@ pub struct Live {
     /// Names of all sources there ever were.
     pub names: BTreeMap<SourceId, String>,
     pub runtime: Handle,
+    pub requests: Arc<Requests>,
+    pub map: Mutex<Option<CachedMap>>,
 }
 
 impl Live {
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.settings.load_full()
+    }
+
     fn published(&self) -> Result<Arc<Published>, AnswerError> {
         self.shared.window.load_full().ok_or(AnswerError::NoEncoderYet)
     }
@@ -119,12 +135,25 @@ impl Answers for Live {
         self.picture(id)
     }
 
-    fn query(&self, subject: &Subject, k: Option<usize>, filter: &Filter) -> Result<Neighbours, AnswerError> {
-        self.neighbours(subject, k, filter)
+    fn query(&self, subject: &Subject, page: &Page, filter: &Filter) -> Result<Neighbours, AnswerError> {
+        self.neighbours(subject, page, filter)
+    }
+
+    fn query_batch(
+        &self,
+        subjects: &[Subject],
+        k: Option<usize>,
+        filter: &Filter,
+    ) -> Result<NeighbourBatch, AnswerError> {
+        self.neighbours_of_each(subjects, k, filter)
     }
 
     fn embed(&self, subject: &Subject) -> Result<Embedding, AnswerError> {
         self.embedding(subject)
+    }
+
+    fn embed_batch(&self, subjects: &[Subject]) -> Result<EmbeddingBatch, AnswerError> {
+        self.embedding_of_each(subjects)
     }
 
     fn classify(

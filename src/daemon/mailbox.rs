@@ -61,6 +61,11 @@ impl<Command> Mailbox<Command> {
         self.arrived.notify_one();
     }
 
+    /// Counts images that were taken out and not trained on after all.
+    pub fn skip(&self, images: u64) {
+        self.state().skipped += images;
+    }
+
     /// Images that were skipped for training since the start.
     pub fn skipped(&self) -> u64 {
         self.state().skipped

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::probe_file::ProbeFile;
 use super::published::{Input, Published};
-use super::shared::Evaluation;
+use super::shared::{Evaluation, Shared};
 use crate::config::{KnnSettings, Seed};
 use crate::evaluate::{EvaluateError, Features, ForgettingMonitor, MeterError, ProbeMeter, ProbeSets, Version, Views};
 use crate::knn::{Labels, classify};
@@ -74,14 +74,14 @@ impl Monitor {
         state.inspect_err(|error| tracing::error!(code = error.code(), "the measurements are not kept: {error}")).ok()
     }
 
-    /// Measures the published version. `frames`: taken in so far.
+    /// Measures the published version.
     ///
     /// # Errors
     /// Where the probes cannot be sorted by task.
     pub fn measure(
         &mut self,
         published: &Published,
-        frames: u64,
+        shared: &Shared,
         trainer: &mut Trainer,
         probes: &Mutex<ProbeSets<ProbeFile>>,
         segmenter: &RwLock<Segmenter>,
@@ -90,11 +90,12 @@ impl Monitor {
         let version = Version {
             encoder: published.encoder.to_string(),
             step: published.step,
-            frames,
+            frames: shared.images(),
             wall_time_ns: i64::try_from(published.at.as_nanosecond()).unwrap_or(i64::MAX),
         };
         let mut meter = Meter {
             published,
+            shared,
             trainer,
             images: &held.images,
             seed: self.seed,
@@ -117,7 +118,8 @@ impl Monitor {
         let matrix = self.monitor.accuracy_matrix();
         let accuracy = serde_json::json!({ "rows": matrix.rows(), "summary": matrix.summary() });
         let forgetting = serde_json::to_value(report).unwrap_or(Value::Null);
-        Measured { reports: Evaluation { forgetting, accuracy }, representation_std }
+        let history = serde_json::to_value(self.monitor.histories()).unwrap_or(Value::Null);
+        Measured { reports: Evaluation { forgetting, accuracy, history }, representation_std }
     }
 }
 
@@ -150,6 +152,7 @@ impl Held {
 /// One version, for the monitor.
 struct Meter<'a> {
     published: &'a Published,
+    shared: &'a Shared,
     trainer: &'a mut Trainer,
     images: &'a BTreeMap<FrameId, Vec<u8>>,
     seed: Seed,
@@ -161,6 +164,7 @@ struct Meter<'a> {
 
 impl Meter<'_> {
     fn images(&self, frames: &[FrameId]) -> Result<Vec<u8>, MeterError> {
+        self.shared.beat();
         let mut images = Vec::with_capacity(frames.len() * self.input.preset.image_bytes());
         for frame in frames {
             images.extend(self.images.get(frame).ok_or_else(|| format!("probe {frame} is not held"))?);

@@ -76,6 +76,13 @@ impl Moments {
         }
     }
 
+    /// Keeps a beginning whose frame has not come yet: a boundary set by hand. [`Moments::save`] writes it.
+    pub fn begin(&self, frame: FrameId, time: i64) {
+        let mut times = self.times();
+        times.beginnings.insert(frame, time);
+        times.unsaved.insert(frame);
+    }
+
     /// Writes what changed since the last time; does nothing where nothing did.
     ///
     /// # Errors

@@ -14,9 +14,11 @@ use serde_json::json;
 use super::answers::DaemonState;
 use super::features::FeatureSupply;
 use super::learner::Command;
+use super::lockstep::{LockStep, Pending, is_full};
 use super::mailbox::Mailbox;
 use super::moments::Moments;
 use super::probe_file::ProbeFile;
+use super::requests::{Request, Requests};
 use super::shared::Shared;
 use super::unwritten::{Unwritten, insist};
 use crate::config::Fit;
@@ -45,6 +47,8 @@ pub enum PipelineError {
     Probes(#[from] EvaluateError),
     #[error("segmentation does not take a frame: {0}")]
     Segment(#[from] SegmentError),
+    #[error("the journal of locked steps cannot be written: {0}; nothing more is acknowledged")]
+    Journal(std::io::Error),
 }
 
 /// Everything a frame passes through. Owned by the memory thread.
@@ -65,10 +69,13 @@ pub struct Pipeline {
     pub shared: Arc<Shared>,
     pub next: FrameId,
     pub recent: Recent,
+    pub requests: Arc<Requests>,
     pub unwritten: Unwritten,
     pub features: FeatureSupply,
     /// Slot at which the background check goes on.
     pub scrub: usize,
+    /// Where steps are locked to the stream.
+    pub lock: Option<Arc<LockStep>>,
 }
 
 /// A decoded frame as the encoder takes it.
@@ -107,7 +114,9 @@ impl Pipeline {
     /// # Errors
     /// Where a commit fails: frames that were not answered are answered with a refusal.
     pub fn run(mut self) -> Result<(), PipelineError> {
+        self.wait_for_training();
         loop {
+            self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
                 Next::Idle => {
@@ -122,6 +131,35 @@ impl Pipeline {
         }
     }
 
+    /// Does what readers have asked for.
+    fn attend(&mut self) -> Result<(), PipelineError> {
+        while let Some(Request::Forget { frames, reply }) = self.requests.pop() {
+            let gone = self.forget(&frames);
+            // Whoever asked may have gone.
+            let _ = reply.send(gone.as_ref().cloned().map_err(ToString::to_string));
+            gone?;
+        }
+        Ok(())
+    }
+
+    /// Removes images from the replay buffer and from the probes; those that were there.
+    fn forget(&mut self, frames: &[FrameId]) -> Result<Vec<FrameId>, PipelineError> {
+        let mut gone = Vec::new();
+        for &frame in frames {
+            if self.buffer.forget(frame)? {
+                gone.push(frame);
+            }
+        }
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held: Vec<FrameId> = frames.iter().copied().filter(|frame| probes.contains(*frame)).collect();
+        if !held.is_empty() {
+            probes.forget(&held)?;
+            probes.storage_mut().erase_free()?;
+            gone.extend(held);
+        }
+        Ok(gone)
+    }
+
     fn take(&mut self, frames: Vec<Frame>) -> Result<(), PipelineError> {
         let taken = self.number(self.decode(frames));
         if taken.is_empty() {
@@ -129,20 +167,23 @@ impl Pipeline {
         }
         let observations = self.segment(&taken)?;
         let Remembered { for_training, kept } = self.remember(&taken)?;
+        self.keep_for_training(&taken)?;
         let started = Instant::now();
         self.insist(ReplayBuffer::commit)?;
         observe(Metric::ReplayCommitDuration, &[], started.elapsed());
         self.moments.note(taken.iter().map(|t| (t.id, t.frame.captured_at_ns.unwrap_or(t.frame.received_at_ns))));
         self.label(&taken, &kept);
         self.shared.images_seen(taken.len() as u64);
-        self.mailbox.push_images(for_training);
         let events: Vec<SegmentEvent> = observations.iter().flat_map(|o| o.events.iter().copied()).collect();
+        // Before the images, so that the learner knows of a boundary when it learns from what came after it.
+        announce(&events, &self.shared, &self.moments, &self.mailbox);
+        self.mailbox.push_images(for_training);
         for (taken, observation) in taken.into_iter().zip(&observations) {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
-        self.tell(&events);
         self.write_rest();
         self.look_after_stored();
+        self.wait_for_training();
         Ok(())
     }
 
@@ -152,6 +193,27 @@ impl Pipeline {
         self.scrub = next;
         self.shared.scrubbed(checked as u64);
         self.features.renew(&mut self.buffer);
+    }
+
+    /// Where steps are locked to the stream, nothing is committed that a restart could not learn from again.
+    fn keep_for_training(&self, taken: &[Taken]) -> Result<(), PipelineError> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        taken.iter().try_for_each(|frame| {
+            let pending = Pending { id: frame.id, hash: frame.hash, pixels: frame.pixels.clone() };
+            loop {
+                match lock.append(&pending) {
+                    Err(error) if is_full(&error) && self.shared.state() != DaemonState::Draining => {
+                        std::thread::sleep(PATIENCE);
+                    }
+                    other => return other.map_err(PipelineError::Journal),
+                }
+            }
+        })
+    }
+
+    /// Where steps are locked to the stream, it waits for those of a whole batch.
+    fn wait_for_training(&self) {
+        self.lock.iter().for_each(|lock| lock.wait());
     }
 
     /// Writes to the replay buffer, again and again while the disk is full and the daemon is not asked to stop.
@@ -286,25 +348,26 @@ impl Pipeline {
             }
         }
     }
+}
 
-    fn tell(&self, events: &[SegmentEvent]) {
-        for &event in events {
-            let (kind, message) = describe(event);
-            if let SegmentEvent::TaskOpened { first, .. } = event {
-                self.moments.keep(first);
+/// Tells what happened to the tasks: to those who read, and to the learner.
+pub fn announce(events: &[SegmentEvent], shared: &Shared, moments: &Moments, mailbox: &Mailbox<Command>) {
+    for &event in events {
+        let (kind, message) = describe(event);
+        if let SegmentEvent::TaskOpened { first, .. } = event {
+            moments.keep(first);
+        }
+        shared.events.tell(kind, message, json!(event));
+        match event {
+            SegmentEvent::TaskClosed { task, .. } => mailbox.send(Command::TaskClosed(task)),
+            SegmentEvent::TaskOpened { task, .. } => mailbox.send(Command::TaskOpened(task)),
+            SegmentEvent::TasksMerged { gone, .. } => mailbox.send(Command::TaskGone(gone)),
+            SegmentEvent::TaskReturned { task, provisional, .. }
+            | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
+                mailbox.send(Command::TaskGone(provisional));
+                mailbox.send(Command::TaskOpened(task));
             }
-            self.shared.events.tell(kind, message, json!(event));
-            match event {
-                SegmentEvent::TaskClosed { task, .. } => self.mailbox.send(Command::TaskClosed(task)),
-                SegmentEvent::TaskOpened { task, .. } => self.mailbox.send(Command::TaskOpened(task)),
-                SegmentEvent::TasksMerged { gone, .. } => self.mailbox.send(Command::TaskGone(gone)),
-                SegmentEvent::TaskReturned { task, provisional, .. }
-                | SegmentEvent::BoundaryWithdrawn { task, provisional, .. } => {
-                    self.mailbox.send(Command::TaskGone(provisional));
-                    self.mailbox.send(Command::TaskOpened(task));
-                }
-                _ => {}
-            }
+            _ => {}
         }
     }
 }

@@ -45,6 +45,16 @@ impl ProbeFile {
         self.reader.metas().into_iter().map(|meta| (meta.id, meta.source)).collect()
     }
 
+    /// Erases what replaced probes left in the file.
+    ///
+    /// # Errors
+    /// As a commit of the replay buffer.
+    pub fn erase_free(&mut self) -> Result<(), ReplayError> {
+        self.store.commit()?;
+        self.store.erase_free()?;
+        self.store.commit().map(drop)
+    }
+
     /// Makes everything put since the last commit durable.
     ///
     /// # Errors

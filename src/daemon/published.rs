@@ -10,7 +10,8 @@ use arc_swap::ArcSwapOption;
 use candle_core::{Device, Tensor};
 
 use super::answers::Timestamp;
-use crate::encoder::{Backbone, Embedder, EncoderError, EncoderId, Preset};
+use super::shared::Shared;
+use crate::encoder::{Backbone, Embedder, EncoderError, EncoderId, Preset, Weights};
 use crate::knn::{Bank, KnnError, NewRow};
 use crate::replay::{SlotMeta, StoreReader};
 use crate::segment::SegmentError;
@@ -79,13 +80,15 @@ pub struct Published {
     pub step: u64,
     pub at: Timestamp,
     pub embedder: Arc<dyn Embedder>,
+    /// For whoever wants the encoder as a file.
+    pub weights: Arc<Weights>,
     pub bank: Bank,
 }
 
 impl Published {
     fn with_bank(&self, bank: Bank) -> Self {
-        let embedder = Arc::clone(&self.embedder);
-        Self { version: self.version, encoder: self.encoder, step: self.step, at: self.at, embedder, bank }
+        let (embedder, weights) = (Arc::clone(&self.embedder), Arc::clone(&self.weights));
+        Self { version: self.version, encoder: self.encoder, step: self.step, at: self.at, embedder, weights, bank }
     }
 }
 
@@ -94,7 +97,7 @@ pub type Window = Arc<ArcSwapOption<Published>>;
 
 /// Makes versions. Owned by the thread that owns the device.
 pub struct Publisher {
-    window: Window,
+    shared: Arc<Shared>,
     input: Input,
     buffer: StoreReader,
     version: u64,
@@ -104,8 +107,8 @@ pub struct Publisher {
 
 impl Publisher {
     /// `version`: the last one that was published before the restart, 0 where there was none.
-    pub fn new(window: Window, input: Input, buffer: StoreReader, version: u64) -> Self {
-        Self { window, input, buffer, version, followed: 0 }
+    pub fn new(shared: Arc<Shared>, input: Input, buffer: StoreReader, version: u64) -> Self {
+        Self { shared, input, buffer, version, followed: 0 }
     }
 
     /// The last version.
@@ -119,6 +122,7 @@ impl Publisher {
     /// Where the device fails. Readers then keep the version they have.
     pub fn publish(&mut self, backbone: &dyn Backbone, step: u64) -> Result<Arc<Published>, PublishError> {
         let (embedder, encoder) = (backbone.freeze()?, EncoderId::of(backbone)?);
+        let weights = Arc::new(Weights::of(backbone)?);
         let snapshot = self.buffer.snapshot();
         let ids: Vec<FrameId> = snapshot.frames.iter().map(|(_, id)| *id).collect();
         let empty = Bank::new(Arc::from(encoder.to_string()), embedder.features());
@@ -126,8 +130,8 @@ impl Publisher {
         self.version += 1;
         self.followed = snapshot.version;
         let published =
-            Arc::new(Published { version: self.version, encoder, step, at: Timestamp::now(), embedder, bank });
-        self.window.store(Some(Arc::clone(&published)));
+            Arc::new(Published { version: self.version, encoder, step, at: Timestamp::now(), embedder, weights, bank });
+        self.shared.window.store(Some(Arc::clone(&published)));
         Ok(published)
     }
 
@@ -137,7 +141,7 @@ impl Publisher {
     /// # Errors
     /// Where the device fails.
     pub fn refresh(&mut self) -> Result<bool, PublishError> {
-        let Some(published) = self.window.load_full() else { return Ok(false) };
+        let Some(published) = self.shared.window.load_full() else { return Ok(false) };
         if self.buffer.version() == self.followed {
             return Ok(false);
         }
@@ -152,7 +156,7 @@ impl Publisher {
         let more = added.len() > REFRESH;
         added.truncate(REFRESH);
         let bank = self.extended(&published.bank, &*published.embedder, &removed, &added)?;
-        self.window.store(Some(Arc::new(published.with_bank(bank))));
+        self.shared.window.store(Some(Arc::new(published.with_bank(bank))));
         if !more {
             self.followed = snapshot.version;
         }
@@ -169,6 +173,7 @@ impl Publisher {
     ) -> Result<Bank, PublishError> {
         let (mut frames, mut rows) = (Vec::with_capacity(added.len()), Vec::new());
         for ids in added.chunks(CHUNK) {
+            self.shared.beat();
             let batch = self.buffer.read_many(ids);
             rows.extend(self.input.embed(embedder, &batch.pixels)?);
             frames.extend(batch.ids);

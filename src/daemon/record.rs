@@ -37,7 +37,7 @@ impl Live {
 
     fn record_segmentation(&self) {
         let segmenter = self.segmenter();
-        let detector = &*name_of(self.config.segment.detector);
+        let detector = &*name_of(self.config().segment.detector);
         let reports = segmenter.report();
         let ratio = reports.iter().filter_map(|r| Some(r.statistic? / r.threshold)).reduce(f64::max);
         gauge(Metric::SegmentStatistic, &[detector], ratio.unwrap_or(f64::NAN));
@@ -55,9 +55,12 @@ impl Live {
         total(Metric::LearnIdleSteps, &[], learning.idle_steps);
         total(Metric::LearnSkipped, &[], self.mailbox.skipped());
         total(Metric::LearnNonfinite, &[], learning.nonfinite_steps);
+        total(Metric::LearnOutOfBounds, &[], learning.out_of_bounds_steps);
+        gauge(Metric::LearnHalved, &[], f64::from(u8::from(learning.halved)));
         total(Metric::LearnRollbacks, &[], learning.rollbacks);
+        gauge(Metric::LearnPaused, &[], f64::from(u8::from(learning.paused_since.is_some())));
         gauge(Metric::LearnFrozen, &[], f64::from(u8::from(learning.frozen.is_some())));
-        gauge(Metric::LearnLoss, &[&name_of(self.config.learn.objective)], learning.loss.unwrap_or(f64::NAN));
+        gauge(Metric::LearnLoss, &[&name_of(self.config().learn.objective)], learning.loss.unwrap_or(f64::NAN));
         gauge(Metric::RepresentationStd, &[], learning.representation_std.unwrap_or(f64::NAN));
         let evaluation = self.shared.forgetting.load();
         let retained = evaluation.forgetting["mean_retained"].as_f64();

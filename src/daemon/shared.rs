@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::answers::{DaemonState, DeviceStatus, Timestamp};
 use super::events::EventLog;
+use super::history::Recorder;
 use super::published::Window;
 
 /// Over which time rates are means.
@@ -22,11 +23,15 @@ pub struct Shared {
     pub window: Window,
     /// The evaluation's report and accuracy matrix, as it writes them.
     pub forgetting: ArcSwap<Evaluation>,
+    /// The last hour in samples.
+    pub history: Recorder,
     state: Mutex<DaemonState>,
     learning: Mutex<Learning>,
     images: Mutex<Rate>,
     images_total: AtomicU64,
     scrubbed: AtomicU64,
+    /// Milliseconds after `started` at which the learner was last seen at work.
+    beat: AtomicU64,
 }
 
 /// The last measurement, as JSON.
@@ -34,6 +39,8 @@ pub struct Shared {
 pub struct Evaluation {
     pub forgetting: serde_json::Value,
     pub accuracy: serde_json::Value,
+    /// How the forgetting index of every task went.
+    pub history: serde_json::Value,
 }
 
 /// What training does.
@@ -45,10 +52,15 @@ pub struct Learning {
     /// Steps of rehearsal while the stream was idle.
     pub idle_steps: u64,
     pub nonfinite_steps: u64,
+    pub out_of_bounds_steps: u64,
     pub rollbacks: u64,
+    /// Batches are halved: the device ran out of memory.
+    pub halved: bool,
     pub idle: bool,
     /// Why training was given up, if it was.
     pub frozen: Option<String>,
+    /// Since when training rests because somebody asked for it.
+    pub paused_since: Option<Timestamp>,
     pub rate: Rate,
     pub checkpoint: Option<Written>,
     pub checkpoint_errors: u64,
@@ -71,11 +83,13 @@ impl Shared {
             events: EventLog::default(),
             window,
             forgetting: ArcSwap::default(),
+            history: Recorder::default(),
             state: Mutex::new(DaemonState::Starting),
             learning: Mutex::default(),
             images: Mutex::default(),
             images_total: AtomicU64::new(0),
             scrubbed: AtomicU64::new(0),
+            beat: AtomicU64::new(0),
         })
     }
 
@@ -90,6 +104,16 @@ impl Shared {
     /// The learner's numbers, to read or to change.
     pub fn learning(&self) -> MutexGuard<'_, Learning> {
         self.learning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The learner is at work: called before each step and each chunk of embeddings.
+    pub fn beat(&self) {
+        self.beat.store(self.started.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Since when nothing was seen of the learner.
+    pub fn silence(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.beat.load(Relaxed)))
     }
 
     /// New images were taken in.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
@@ -11,12 +11,14 @@ use super::features::FeatureSupply;
 use super::inlets::Inlets;
 use super::learner::{Clock, Command, Learner};
 use super::live::{Live, name_of};
+use super::lockstep::{JOURNAL, LockStep, Pending};
 use super::mailbox::Mailbox;
 use super::measure::Monitor;
 use super::moments::Moments;
 use super::pipeline::{Pipeline, Recent};
 use super::probe_file::ProbeFile;
 use super::published::{Input, Publisher};
+use super::requests::Requests;
 use super::resume::{Checkpoints, ResumeError, Resumed};
 use super::shared::{Shared, Written};
 use super::state_dir::StateDirError;
@@ -25,7 +27,7 @@ use crate::config::durable::Database;
 use crate::config::{Config, Seed};
 use crate::decode::Decoder;
 use crate::device::{self, DeviceError};
-use crate::encoder::{EncoderError, Preset};
+use crate::encoder::{EncoderError, GivenWeights, Preset};
 use crate::evaluate::{EvaluateError, ForgettingMonitor, ProbeSets};
 use crate::knn::{KnnError, Labels};
 use crate::learn::{LearnError, Trainer, ViewMaker};
@@ -45,6 +47,8 @@ pub enum StartError {
     Encoder(#[from] EncoderError),
     #[error(transparent)]
     Learn(#[from] LearnError),
+    #[error("{path}: {source}; see that the state folder can be written")]
+    Journal { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}")]
     Database { path: PathBuf, source: redb::Error },
     #[error(transparent)]
@@ -92,7 +96,12 @@ pub(super) struct Parts {
     checkpoints: Checkpoints,
     resumed: Option<Resumed>,
     monitor: ForgettingMonitor,
+    /// Where steps are locked to the stream: what they keep step by, and what waits to be learnt from.
+    lock: Option<Arc<LockStep>>,
+    pending: Vec<Pending>,
     pub(super) shared: Arc<Shared>,
+    requests: Arc<Requests>,
+    settings: Arc<ArcSwap<Config>>,
 }
 
 impl Parts {
@@ -111,15 +120,18 @@ impl Parts {
         tracing::info!(device = status.taken, reason = status.reason, "training runs on");
         let preset = Preset::load(&config.encoder.preset)?;
         let mut trainer = Trainer::new(preset.clone(), &config.learn, &chosen.device, seed)?;
+        trainer.freeze(&config.encoder.freeze)?;
+        give(&mut trainer, config)?;
         let database = open_database(&dir.join("state.redb"))?;
         let buffer_path = dir.join("replay.buf");
         let (buffer, recovery) = ReplayBuffer::open_or_create(&buffer_path, &config.replay, preset.side, seed)?;
         tracing::info!(images = recovery.live, damaged = recovery.damaged, "the replay buffer is open");
-        let mut checkpoints = Checkpoints::open(&dir.join("checkpoints"), config.checkpoint.keep)?;
+        let mut checkpoints = Checkpoints::open(&dir.join("checkpoints"), &config.checkpoint)?;
         let resumed = checkpoints.resume(&mut trainer)?;
         let segmenter = open_segmenter(config, &database, resumed.as_ref())?;
         let probes = open_probes(config, dir, preset.side, seed, &segmenter)?;
         let monitor = open_monitor(config, seed, resumed.as_ref());
+        let (lock, pending) = open_lock(config, dir, resumed.as_ref(), &buffer)?.unzip();
         let shared = Shared::new(status, Arc::new(ArcSwapOption::empty()));
         if let Some(resumed) = &resumed {
             tracing::info!(step = resumed.step, "going on from the checkpoint");
@@ -143,7 +155,11 @@ impl Parts {
             checkpoints,
             resumed,
             monitor,
+            lock,
+            pending: pending.unwrap_or_default(),
             shared,
+            requests: Requests::new(),
+            settings: Arc::new(ArcSwap::from_pointee(config.clone())),
         })
     }
 
@@ -156,7 +172,7 @@ impl Parts {
         runtime: Handle,
     ) -> Live {
         Live {
-            config: self.config.clone(),
+            settings: Arc::clone(&self.settings),
             shared: Arc::clone(&self.shared),
             input: self.input.clone(),
             decoder: Decoder::new(&self.config.decode),
@@ -172,6 +188,8 @@ impl Parts {
             inlets: inlets.lanes.clone(),
             names: inlets.names.clone(),
             runtime,
+            requests: Arc::clone(&self.requests),
+            map: Mutex::default(),
         }
     }
 
@@ -180,7 +198,7 @@ impl Parts {
         let reader = self.buffer.reader();
         let next = self.next_frame();
         let publisher = Publisher::new(
-            Arc::clone(&self.shared.window),
+            Arc::clone(&self.shared),
             self.input.clone(),
             reader.clone(),
             self.resumed.as_ref().map_or(0, |resumed| resumed.version),
@@ -193,16 +211,17 @@ impl Parts {
             labels: Arc::clone(&self.labels),
             knn: self.config.knn.clone(),
         };
-        let recent = Recent::of(
-            reader.metas().into_iter().map(|meta| (meta.id, meta.content_hash)).collect(),
-            self.config.replay.duplicate_window,
-        );
+        let mut known: Vec<_> = reader.metas().into_iter().map(|meta| (meta.id, meta.content_hash)).collect();
+        known.extend(self.pending.iter().map(|frame| (frame.id, frame.hash)));
+        let recent = Recent::of(known, self.config.replay.duplicate_window);
+        mailbox.push_images(self.pending.into_iter().map(|frame| frame.pixels));
         let pipeline = Pipeline {
             intake,
             decoder: Decoder::new(&self.config.decode),
             fit: self.config.decode.fit,
             side: self.input.preset.side as u32,
-            group: self.config.replay.commit_frames,
+            group: if self.lock.is_some() { 1 } else { self.config.replay.commit_frames },
+            lock: self.lock.clone(),
             segmenter: Arc::clone(&self.segmenter),
             buffer: self.buffer,
             probes: Arc::clone(&self.probes),
@@ -212,6 +231,7 @@ impl Parts {
             shared: Arc::clone(&self.shared),
             next,
             recent,
+            requests: self.requests,
             unwritten: Unwritten::default(),
             features: FeatureSupply::new(Arc::clone(&self.shared.window), self.input.clone(), reader.clone()),
             scrub: 0,
@@ -229,6 +249,7 @@ impl Parts {
             labels: self.labels,
             checkpoints: self.checkpoints,
             shared: self.shared,
+            lock: self.lock,
             clock: Clock::default(),
         };
         (pipeline, learner)
@@ -245,9 +266,39 @@ impl Parts {
     }
 }
 
+/// The weights of the settings; a checkpoint that is taken up later goes before them.
+fn give(trainer: &mut Trainer, config: &Config) -> Result<(), StartError> {
+    let Some(path) = &config.encoder.weights else { return Ok(()) };
+    let weights = GivenWeights::read(path, trainer.preset())?;
+    for note in &weights.notes {
+        tracing::info!(path = %path.display(), "encoder.weights: {note}");
+    }
+    let id = trainer.give(&weights)?;
+    tracing::info!(path = %path.display(), %id, "encoder.weights were read");
+    Ok(())
+}
+
 fn open_database(path: &Path) -> Result<Arc<Database>, StartError> {
     let database = Database::create(path).map_err(|source| StartError::Database { path: path.into(), source })?;
     Ok(Arc::new(database))
+}
+
+/// The journal of steps that are locked to the stream, where they are.
+fn open_lock(
+    config: &Config,
+    dir: &Path,
+    resumed: Option<&Resumed>,
+    buffer: &ReplayBuffer,
+) -> Result<Option<(Arc<LockStep>, Vec<Pending>)>, StartError> {
+    if !config.learn.step_locked {
+        return Ok(None);
+    }
+    let committed = FrameId(buffer.next_id().0.saturating_sub(1));
+    // A checkpoint of before steps were locked covers all there is.
+    let covered = resumed.map_or(FrameId(0), |resumed| resumed.covered.map_or(committed, FrameId));
+    let failed = |source| StartError::Journal { path: dir.join(JOURNAL), source };
+    let (lock, pending) = LockStep::open(dir, config.learn.batch, covered, committed).map_err(failed)?;
+    Ok(Some((Arc::new(lock), pending)))
 }
 
 fn open_segmenter(

@@ -10,6 +10,8 @@
 //! ```
 
 mod backends;
+mod checks;
+pub mod cuda;
 mod host;
 pub mod kernels;
 
@@ -18,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
+pub use checks::{Check, check_kernels};
 pub use host::{peak_resident_bytes, resident_bytes};
 
 /// Why a device cannot be used.

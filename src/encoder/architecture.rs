@@ -2,7 +2,7 @@
 //!
 //! Source: He et al. 2016, "Deep Residual Learning for Image Recognition", table 1 and section 4.2 (the 3x3 stem).
 
-use super::Parameter;
+use super::{Parameter, Stem};
 use crate::config::Seed;
 
 /// One BasicBlock: two 3x3 convolutions around a shortcut.
@@ -39,8 +39,9 @@ pub fn blocks(width: usize) -> Vec<Block> {
 }
 
 /// Convolutions `(name, outputs, inputs, kernel)` each with the batch norm that follows it, in torchvision's order.
-fn convolutions(width: usize) -> Vec<(String, String, [usize; 4])> {
-    let mut all = vec![("conv1".to_owned(), "bn1".to_owned(), [width, 3, 3, 3])];
+fn convolutions(stem: Stem, width: usize) -> Vec<(String, String, [usize; 4])> {
+    let (size, _) = stem.kernel();
+    let mut all = vec![("conv1".to_owned(), "bn1".to_owned(), [width, 3, size, size])];
     for Block { name, inputs, outputs, stride } in blocks(width) {
         all.push((format!("{name}.conv1"), format!("{name}.bn1"), [outputs, inputs, 3, 3]));
         all.push((format!("{name}.conv2"), format!("{name}.bn2"), [outputs, outputs, 3, 3]));
@@ -62,7 +63,7 @@ fn pack(named: Vec<(String, Vec<usize>)>) -> Vec<Parameter> {
 }
 
 /// The trainable parameters in torchvision's order; convolution weights are (out, in, height, width).
-pub fn parameter_layout(width: usize) -> Vec<Parameter> {
+pub fn parameter_layout(stem: Stem, width: usize) -> Vec<Parameter> {
     let of = |(conv, norm, shape): (String, String, [usize; 4])| {
         [
             (format!("{conv}.weight"), shape.to_vec()),
@@ -70,15 +71,15 @@ pub fn parameter_layout(width: usize) -> Vec<Parameter> {
             (format!("{norm}.bias"), vec![shape[0]]),
         ]
     };
-    pack(convolutions(width).into_iter().flat_map(of).collect())
+    pack(convolutions(stem, width).into_iter().flat_map(of).collect())
 }
 
-/// The running statistics of batch norm in torchvision's order.
+/// The running statistics of batch norm in torchvision's order; they are the same for every stem.
 pub fn statistics_layout(width: usize) -> Vec<Parameter> {
     let of = |(_, norm, shape): (String, String, [usize; 4])| {
         [(format!("{norm}.running_mean"), vec![shape[0]]), (format!("{norm}.running_var"), vec![shape[0]])]
     };
-    pack(convolutions(width).into_iter().flat_map(of).collect())
+    pack(convolutions(Stem::Cifar, width).into_iter().flat_map(of).collect())
 }
 
 /// The first values: convolutions Kaiming-normal by fan-out, standard deviation sqrt(2 / (out * height * width)) (He et al.
@@ -114,9 +115,10 @@ mod tests {
 
     #[test]
     fn the_parameters_are_torchvisions_without_the_classifier() {
-        let layout = parameter_layout(64);
-        // torchvision's resnet18 has 11,689,512 with its 7x7 stem (9,408) and classifier (513,000); our stem has 1,728.
-        let count: usize = layout.iter().map(Parameter::elements).sum();
+        // torchvision's resnet18 has 11,689,512 with its 7x7 stem (9,408) and classifier (513,000); the 3x3 stem has 1,728.
+        let count = |stem| parameter_layout(stem, 64).iter().map(Parameter::elements).sum::<usize>();
+        assert_eq!(count(Stem::Imagenet), 11_689_512 - 513_000);
+        let (layout, count) = (parameter_layout(Stem::Cifar, 64), count(Stem::Cifar));
         assert_eq!(count, 11_689_512 - 9_408 - 513_000 + 1_728);
         let names: Vec<&str> = layout.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names[..4], ["conv1.weight", "bn1.weight", "bn1.bias", "layer1.0.conv1.weight"]);
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn convolutions_start_with_the_variance_of_the_fan_out() {
-        let layout = parameter_layout(16);
+        let layout = parameter_layout(Stem::Cifar, 16);
         let values = initial_parameters(&layout, Seed(1));
         let parameter = layout.iter().find(|p| p.name == "layer4.0.conv1.weight").unwrap();
         let weights = &values[parameter.offset..][..parameter.elements()];

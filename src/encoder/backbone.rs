@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+
+use super::Frozen;
 
 /// One named parameter within the flat vector of a backbone, under torchvision's name and in PyTorch's shape
 /// (convolution weights: out, in, height, width).
@@ -47,6 +49,19 @@ pub trait Backbone: Send {
 
     /// Makes the parameters and running statistics those of the two flat vectors.
     fn load(&mut self, parameters: &Tensor, statistics: &Tensor) -> Result<()>;
+
+    /// Freezes these layers, and no others, from the next forward pass on: their batch norm normalises with the running
+    /// statistics as in inference, the running statistics stay as they are, and the gradient of their parameters is 0. That
+    /// their parameters stay as they are is the optimiser's part.
+    ///
+    /// # Errors
+    /// Where the backend cannot freeze layers.
+    fn set_frozen(&mut self, frozen: Frozen) -> Result<()> {
+        if frozen.is_empty() {
+            return Ok(());
+        }
+        bail!("this device's network cannot freeze layers yet: set encoder.freeze = [], or train on the cpu")
+    }
 
     /// An immutable copy for inference, batch norm with its running statistics.
     fn freeze(&self) -> Result<Arc<dyn Embedder>>;

@@ -14,6 +14,15 @@ pub enum EncoderError {
     ParsePreset { name: String, message: String },
     #[error("the encoder preset {name}: {key} is {value}, but must be {allowed}")]
     PresetValue { name: String, key: &'static str, value: String, allowed: &'static str },
+    #[error("cannot read the weights {}: {source}; check encoder.weights", path.display())]
+    ReadWeights { path: PathBuf, source: std::io::Error },
+    #[error(
+        "the weights {} cannot be taken: {message}; encoder.weights is a safetensors file with torchvision's names",
+        path.display()
+    )]
+    ParseWeights { path: PathBuf, message: String },
+    #[error("the weights {} cannot be taken: {tensor} {what}; {remedy}", path.display())]
+    WeightsTensor { path: PathBuf, tensor: String, what: String, remedy: String },
     #[error(
         "the images hold {bytes} bytes, which is no whole number of {side}x{side} RGB images: resize them to the preset's side first"
     )]
@@ -31,6 +40,8 @@ impl EncoderError {
             Self::UnknownPreset { .. } => "unknown-preset",
             Self::ReadPreset { .. } => "unreadable-preset",
             Self::ParsePreset { .. } | Self::PresetValue { .. } => "bad-preset",
+            Self::ReadWeights { .. } => "unreadable-weights",
+            Self::ParseWeights { .. } | Self::WeightsTensor { .. } => "bad-weights",
             Self::ImageBytes { .. } => "bad-image-bytes",
             Self::Tensor(_) => "encoder-failed",
         }

@@ -18,11 +18,15 @@ mod architecture;
 mod backbone;
 mod cpu;
 mod error;
+mod exported;
+mod frozen;
 mod heads;
 mod id;
 mod norm;
+mod pool;
 mod preset;
 mod resnet;
+mod weights;
 
 use candle_core::{DType, Device};
 
@@ -30,11 +34,14 @@ pub use architecture::{Block, blocks, initial_parameters, initial_statistics, pa
 pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
 pub use error::EncoderError;
+pub use exported::Weights;
+pub use frozen::Frozen;
 pub use heads::{Head, HeadShape, LayerShape};
 pub use id::EncoderId;
 pub use norm::{EPSILON, MOMENTUM};
 pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
+pub use weights::{GivenWeights, to_safetensors};
 
 use crate::config::Seed;
 
@@ -45,7 +52,7 @@ use crate::config::Seed;
 /// Where the device cannot hold the parameters.
 pub fn build(preset: &Preset, device: &Device, seed: Seed) -> Result<Box<dyn Backbone>, EncoderError> {
     if device.is_cpu() {
-        return Ok(Box::new(CpuResNet18::new(preset.width, seed)?));
+        return Ok(Box::new(CpuResNet18::new(preset, seed)?));
     }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }

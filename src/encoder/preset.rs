@@ -6,11 +6,15 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::EncoderError;
+use crate::device::kernels::Window;
 
 /// The cards that are part of the program: add one by adding a line.
 const BUILT_IN: &[(&str, &str)] = &[
     ("resnet18", include_str!("../../models/resnet18.toml")),
     ("resnet18-64px", include_str!("../../models/resnet18-64px.toml")),
+    ("resnet18-imagenet-96px", include_str!("../../models/resnet18-imagenet-96px.toml")),
+    ("resnet18-imagenet-128px", include_str!("../../models/resnet18-imagenet-128px.toml")),
+    ("resnet18-imagenet-224px", include_str!("../../models/resnet18-imagenet-224px.toml")),
     ("resnet18-w16", include_str!("../../models/resnet18-w16.toml")),
     ("resnet18-w32", include_str!("../../models/resnet18-w32.toml")),
 ];
@@ -29,6 +33,26 @@ pub enum Architecture {
 pub enum Stem {
     /// A 3x3 convolution of stride 1, no pooling: for images of 32 and 64 pixels.
     Cifar,
+    /// A 7x7 convolution of stride 2, then a 3x3 max-pool of stride 2: He et al.'s own, torchvision's and timm's.
+    Imagenet,
+}
+
+impl Stem {
+    /// Size and stride of the convolution's kernel; its padding is half the size.
+    pub fn kernel(self) -> (usize, usize) {
+        match self {
+            Self::Cifar => (3, 1),
+            Self::Imagenet => (7, 2),
+        }
+    }
+
+    /// The max-pool behind it.
+    pub fn pool(self) -> Option<Window> {
+        match self {
+            Self::Cifar => None,
+            Self::Imagenet => Some(Window { size: 3, stride: 2, padding: 1 }),
+        }
+    }
 }
 
 /// A card.

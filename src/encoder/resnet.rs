@@ -8,24 +8,27 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 
 use super::architecture::{Block, blocks, initial_parameters, initial_statistics, parameter_layout, statistics_layout};
 use super::norm::{BatchStatistics, MOMENTUM, batch_norm, inference_norm, relu};
-use super::{Backbone, Embedder, Parameter, Preset};
+use super::pool::max_pool;
+use super::{Backbone, Embedder, Frozen, Parameter, Preset, Stem};
 use crate::config::Seed;
 
 /// The plain backend.
 ///
 /// In f32 it trains; in f64 it is the yardstick of numerical tests (its flat vectors and features are f64 then).
 pub struct PlainResNet18 {
+    stem: Stem,
     blocks: Vec<Block>,
     layout: Vec<Parameter>,
     statistics_layout: Vec<Parameter>,
     parameters: Tensor,
     statistics: Tensor,
+    frozen: Frozen,
     tape: Option<Tape>,
 }
 
 /// What a forward pass keeps for the backward pass.
 struct Tape {
-    /// In the order of the layout.
+    /// In the order of the layout; those of frozen layers are no part of the graph.
     variables: Vec<Var>,
     features: Tensor,
 }
@@ -36,27 +39,71 @@ impl PlainResNet18 {
     /// # Errors
     /// Where the device cannot hold the parameters.
     pub fn new(preset: &Preset, device: &Device, dtype: DType, seed: Seed) -> Result<Self> {
-        let layout = parameter_layout(preset.width);
+        let layout = parameter_layout(preset.stem, preset.width);
         let statistics_layout = statistics_layout(preset.width);
         let flat = |values: Vec<f32>| Tensor::new(values, device)?.to_dtype(dtype);
         let parameters = flat(initial_parameters(&layout, seed))?;
         let statistics = flat(initial_statistics(&statistics_layout))?;
-        Ok(Self { blocks: blocks(preset.width), layout, statistics_layout, parameters, statistics, tape: None })
+        Ok(Self {
+            stem: preset.stem,
+            blocks: blocks(preset.width),
+            layout,
+            statistics_layout,
+            parameters,
+            statistics,
+            frozen: Frozen::default(),
+            tape: None,
+        })
+    }
+
+    /// Running mean and variance of each batch norm that is frozen, by its name.
+    fn frozen_statistics(&self) -> Result<BTreeMap<String, [Tensor; 2]>> {
+        let mut running = BTreeMap::new();
+        for pair in self.statistics_layout.chunks_exact(2) {
+            if let (true, Some((norm, _))) = (self.frozen.holds(&pair[0].name), pair[0].name.rsplit_once('.')) {
+                running
+                    .insert(norm.to_owned(), [slice(&self.statistics, &pair[0])?, slice(&self.statistics, &pair[1])?]);
+            }
+        }
+        Ok(running)
+    }
+
+    /// What every block gives for images (n, side, side, 3), batch norm with its running statistics: (n, channels, height,
+    /// width) each, in the order of the data.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn block_outputs(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let mut outputs = Vec::with_capacity(self.blocks.len());
+        self.embedder()?.run(images, &mut |output| outputs.push(output.detach()))?;
+        Ok(outputs)
+    }
+
+    fn embedder(&self) -> Result<PlainEmbedder> {
+        Ok(PlainEmbedder {
+            stem: self.stem,
+            blocks: self.blocks.clone(),
+            weights: slices(&self.parameters, &self.layout)?,
+            statistics: slices(&self.statistics, &self.statistics_layout)?,
+            dtype: self.parameters.dtype(),
+        })
     }
 
     /// Moves the running statistics towards those of the groups, one after the other.
     fn update_statistics(&mut self, batch: &BTreeMap<String, BatchStatistics>, groups: usize) -> Result<()> {
         for group in 0..groups {
-            let mut seen = Vec::with_capacity(self.statistics_layout.len());
+            let mut moved = Vec::with_capacity(self.statistics_layout.len());
             for parameter in &self.statistics_layout {
-                seen.push(match observed(batch, &parameter.name) {
-                    Some(of_groups) => of_groups.get(group)?,
-                    // Nothing was observed, so the running value stays what it is.
-                    None => slice(&self.statistics, parameter)?,
+                let running = slice(&self.statistics, parameter)?;
+                moved.push(match observed(batch, &parameter.name) {
+                    Some(of_groups) => {
+                        running.affine(1.0 - MOMENTUM, 0.0)?.add(&of_groups.get(group)?.affine(MOMENTUM, 0.0)?)?
+                    }
+                    // Nothing was observed, so the running value stays what it is, to the bit.
+                    None => running,
                 });
             }
-            let seen = Tensor::cat(&seen, 0)?;
-            self.statistics = self.statistics.affine(1.0 - MOMENTUM, 0.0)?.add(&seen.affine(MOMENTUM, 0.0)?)?;
+            self.statistics = Tensor::cat(&moved, 0)?;
         }
         Ok(())
     }
@@ -80,19 +127,24 @@ fn slices(flat: &Tensor, layout: &[Parameter]) -> Result<BTreeMap<String, Tensor
     layout.iter().map(|parameter| Ok((parameter.name.clone(), slice(flat, parameter)?))).collect()
 }
 
-/// The network itself: `norm(name, x)` is the batch norm of that name. Images (n, side, side, 3), features (n, 8 width).
+/// The network itself: `norm(name, x)` is the batch norm of that name, `seen` is shown what each block gives. Images
+/// (n, side, side, 3), features (n, 8 width).
 fn network(
     images: &Tensor,
-    blocks: &[Block],
+    (stem, blocks): (Stem, &[Block]),
     weights: &BTreeMap<String, Tensor>,
     norm: &mut dyn FnMut(&str, &Tensor) -> Result<Tensor>,
+    seen: &mut dyn FnMut(&Tensor),
 ) -> Result<Tensor> {
     let convolve = |name: &str, x: &Tensor, stride: usize| {
         let kernel = &weights[&format!("{name}.weight")];
         x.conv2d(kernel, kernel.dim(2)? / 2, stride, 1, 1)
     };
     let x = images.permute((0, 3, 1, 2))?.contiguous()?;
-    let mut x = relu(&norm("bn1", &convolve("conv1", &x, 1)?)?)?;
+    let mut x = relu(&norm("bn1", &convolve("conv1", &x, stem.kernel().1)?)?)?;
+    if let Some(window) = stem.pool() {
+        x = max_pool(&x, window)?;
+    }
     for block in blocks {
         let name = &block.name;
         let y = convolve(&format!("{name}.conv1"), &x, block.stride)?;
@@ -103,6 +155,7 @@ fn network(
             x = norm(&format!("{name}.downsample.1"), &shortcut)?;
         }
         x = relu(&(y + x)?)?;
+        seen(&x);
     }
     x.mean((2, 3))
 }
@@ -129,18 +182,24 @@ impl Backbone for PlainResNet18 {
         let mut weights = BTreeMap::new();
         for parameter in &self.layout {
             let variable = Var::from_tensor(&slice(&self.parameters, parameter)?)?;
-            weights.insert(parameter.name.clone(), variable.as_tensor().clone());
+            let frozen = self.frozen.holds(&parameter.name);
+            let weight = if frozen { variable.as_detached_tensor() } else { variable.as_tensor().clone() };
+            weights.insert(parameter.name.clone(), weight);
             variables.push(variable);
         }
+        let running = self.frozen_statistics()?;
         let mut batch = BTreeMap::new();
         let mut norm = |name: &str, x: &Tensor| {
             let (weight, bias) = (&weights[&format!("{name}.weight")], &weights[&format!("{name}.bias")]);
+            if let Some(running) = running.get(name) {
+                return inference_norm(x, weight, bias, &running[0], &running[1]);
+            }
             let (y, statistics) = batch_norm(x, groups, weight, bias)?;
             batch.insert(name.to_owned(), statistics);
             Ok(y)
         };
         let images = images.to_dtype(self.parameters.dtype())?;
-        let features = network(&images, &self.blocks, &weights, &mut norm)?;
+        let features = network(&images, (self.stem, &self.blocks), &weights, &mut norm, &mut |_| {})?;
         self.update_statistics(&batch, groups)?;
         let detached = features.detach();
         self.tape = Some(Tape { variables, features });
@@ -172,18 +231,19 @@ impl Backbone for PlainResNet18 {
         Ok(())
     }
 
+    fn set_frozen(&mut self, frozen: Frozen) -> Result<()> {
+        (self.frozen, self.tape) = (frozen, None);
+        Ok(())
+    }
+
     fn freeze(&self) -> Result<Arc<dyn Embedder>> {
-        Ok(Arc::new(PlainEmbedder {
-            blocks: self.blocks.clone(),
-            weights: slices(&self.parameters, &self.layout)?,
-            statistics: slices(&self.statistics, &self.statistics_layout)?,
-            dtype: self.parameters.dtype(),
-        }))
+        Ok(Arc::new(self.embedder()?))
     }
 }
 
 /// A frozen copy of the plain backend.
 struct PlainEmbedder {
+    stem: Stem,
     blocks: Vec<Block>,
     weights: BTreeMap<String, Tensor>,
     statistics: BTreeMap<String, Tensor>,
@@ -196,12 +256,18 @@ impl Embedder for PlainEmbedder {
     }
 
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        self.run(images, &mut |_| {})
+    }
+}
+
+impl PlainEmbedder {
+    fn run(&self, images: &Tensor, seen: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         let mut norm = |name: &str, x: &Tensor| {
             let weight = |part: &str| &self.weights[&format!("{name}.{part}")];
             let running = |part: &str| &self.statistics[&format!("{name}.running_{part}")];
             inference_norm(x, weight("weight"), weight("bias"), running("mean"), running("var"))
         };
-        network(&images.to_dtype(self.dtype)?, &self.blocks, &self.weights, &mut norm)
+        network(&images.to_dtype(self.dtype)?, (self.stem, &self.blocks), &self.weights, &mut norm, seen)
     }
 }
 
@@ -211,7 +277,11 @@ mod tests {
     use crate::encoder::EncoderId;
 
     fn tiny(dtype: DType) -> PlainResNet18 {
-        let preset = Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() };
+        formed(Stem::Cifar, dtype)
+    }
+
+    fn formed(stem: Stem, dtype: DType) -> PlainResNet18 {
+        let preset = Preset { width: 2, side: 8, stem, ..Preset::load("resnet18-w16").unwrap() };
         PlainResNet18::new(&preset, &Device::Cpu, dtype, Seed(3)).unwrap()
     }
 
@@ -230,8 +300,14 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
-        let mut network = tiny(DType::F64);
-        let images = images(4, 8);
+        for (stem, side) in [(Stem::Cifar, 8), (Stem::Imagenet, 33)] {
+            compare_with_finite_differences(stem, side);
+        }
+    }
+
+    fn compare_with_finite_differences(stem: Stem, side: usize) {
+        let mut network = formed(stem, DType::F64);
+        let images = images(4, side);
         let features = network.forward(&images, 2).unwrap();
         let direction = features.affine(0.7, 0.1).unwrap();
         let gradient = network.backward(&direction).unwrap().to_vec1::<f64>().unwrap();
@@ -266,12 +342,14 @@ mod tests {
 
     #[test]
     fn one_image_that_shrinks_to_one_pixel_is_not_nan() {
-        let mut network = tiny(DType::F32);
-        let features = network.forward(&images(1, 8), 1).unwrap();
-        let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
-        for tensor in [&features, &gradient, network.statistics()] {
-            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert!(values.iter().all(|value| value.is_finite()));
+        for stem in [Stem::Cifar, Stem::Imagenet] {
+            let mut network = formed(stem, DType::F32);
+            let features = network.forward(&images(1, 8), 1).unwrap();
+            let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
+            for tensor in [&features, &gradient, network.statistics()] {
+                let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(values.iter().all(|value| value.is_finite()));
+            }
         }
     }
 

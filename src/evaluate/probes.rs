@@ -162,6 +162,18 @@ impl<S: ProbeStorage> ProbeSets<S> {
         self.empty(&vacant)
     }
 
+    /// Removes probes for good: their images are erased. Returns how many of the frames were probes.
+    ///
+    /// # Errors
+    /// [`EvaluateError::Storage`]; the frames are then no probes any more, but may still be on the disk.
+    pub fn forget(&mut self, frames: &[FrameId]) -> Result<usize, EvaluateError> {
+        let vacant: Vec<usize> = frames.iter().filter_map(|frame| self.slots.remove(frame)).collect();
+        self.tasks.values_mut().for_each(|set| set.retain(|rank| !frames.contains(&rank.1)));
+        self.tasks.retain(|_, set| !set.is_empty());
+        self.empty(&vacant)?;
+        Ok(vacant.len())
+    }
+
     /// The probe that must go first for the limits to hold; none where they do.
     fn surplus(&self) -> Option<(TaskId, Rank)> {
         let over = self.tasks.iter().find(|(_, set)| set.len() > self.per_task).map(|(task, _)| *task);
@@ -368,6 +380,20 @@ mod tests {
             sets.by_task()[&TaskId(0)].iter().for_each(|frame| quarters[frame.0 as usize / 100] += 1);
         }
         assert!(quarters.iter().all(|&hits| (880..1120).contains(&hits)), "{quarters:?} of 4000");
+    }
+
+    #[test]
+    fn a_forgotten_probe_is_gone_from_its_set_and_from_the_storage_and_its_slot_is_free() {
+        let mut sets = empty(4);
+        (0..400).for_each(|frame| _ = observe(&mut sets, frame, 0));
+        let probe = sets.by_task()[&TaskId(0)][3];
+        let slot = sets.slots[&probe];
+        assert_eq!(sets.forget(&[probe, FrameId(9999)]).unwrap(), 1);
+        assert!(!sets.contains(probe) && !sets.by_task()[&TaskId(0)].contains(&probe));
+        assert!(sets.storage_mut().entries().iter().all(|(taken, _)| *taken != slot));
+        assert_eq!(sets.len(), 19);
+        (400..800).for_each(|frame| _ = observe(&mut sets, frame, 1));
+        assert_eq!(sizes(&sets), [19, 20]);
     }
 
     #[test]

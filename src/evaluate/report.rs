@@ -62,6 +62,24 @@ pub struct TaskForgetting {
     pub latest: Option<Measurement>,
 }
 
+/// How one task's forgetting index went since it ended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskHistory {
+    pub task: TaskId,
+    /// The version at the task's end.
+    pub reference: Option<Version>,
+    /// Oldest first.
+    pub measurements: Vec<RetainedAt>,
+}
+
+/// How much of a task was still there at one version.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RetainedAt {
+    pub version: Version,
+    /// 0 to 1; null where not defined.
+    pub retained: Option<f64>,
+}
+
 /// What is being forgotten, as of the latest version measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ForgettingReport {
@@ -77,6 +95,20 @@ pub struct ForgettingReport {
 }
 
 impl ForgettingMonitor {
+    /// How every task went, by number.
+    pub fn histories(&self) -> Vec<TaskHistory> {
+        let point = |measured: &Measurement| RetainedAt {
+            version: measured.version.clone(),
+            retained: measured.forgetting_index.map(|index| (1.0 - index).clamp(0.0, 1.0)),
+        };
+        let of = |(task, record): (&TaskId, &TaskRecord)| TaskHistory {
+            task: *task,
+            reference: record.reference.as_ref().map(|reference| reference.version.clone()),
+            measurements: record.history.iter().map(point).collect(),
+        };
+        self.book.tasks.iter().map(of).collect()
+    }
+
     /// The answer as of now.
     pub fn report(&self) -> ForgettingReport {
         let latest = self.book.latest.as_ref();

@@ -22,10 +22,12 @@ mod bank;
 mod classify;
 mod error;
 mod labels;
+mod principal;
 mod search;
 
 pub use bank::{Bank, Entry, NewRow};
 pub use classify::{Classification, LabelProbability, LabelledNeighbour, classify, vote};
 pub use error::KnnError;
 pub use labels::{LabelMap, Labels, MAX_LABEL_BYTES};
+pub use principal::{Principal, principal};
 pub use search::Neighbour;

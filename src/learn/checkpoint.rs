@@ -14,10 +14,10 @@
 //! lock of the state folder sees to that.
 //!
 //! ```
-//! use lumpd::learn::checkpoint::Generations;
+//! use lumpd::learn::checkpoint::{Generations, Keep};
 //!
 //! let folder = tempfile::tempdir().unwrap();
-//! let generations = Generations::open(folder.path(), 3).unwrap();
+//! let generations = Generations::open(folder.path(), Keep { generations: 3, ..Keep::default() }).unwrap();
 //! generations.write(1200, &[("model.safetensors", b"weights".as_slice())], &serde_json::json!({"batch": 64})).unwrap();
 //!
 //! let loaded = generations.newest_valid().unwrap().loaded.unwrap();
@@ -27,6 +27,8 @@
 
 mod error;
 mod manifest;
+#[cfg(test)]
+mod mutations;
 #[cfg(test)]
 mod tests;
 
@@ -47,11 +49,36 @@ const QUARANTINE: &str = "quarantine";
 /// Quarantined generations that stay; older ones go, for the disk's sake.
 const MOST_QUARANTINED: usize = 3;
 
+/// How much stays. The newest generation does, whatever its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Most generations, at least one.
+    pub generations: usize,
+    /// Most bytes of all generations together.
+    pub bytes: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { generations: 3, bytes: u64::MAX }
+    }
+}
+
 /// The generations in one folder.
 #[derive(Debug, Clone)]
 pub struct Generations {
     folder: PathBuf,
-    keep: usize,
+    keep: Keep,
+}
+
+/// What a look at a stored generation gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub step: u64,
+    /// Bytes of its files on the disk.
+    pub bytes: u64,
+    /// What is wrong with it, if anything.
+    pub damage: Option<Reason>,
 }
 
 /// A generation that was written and verified.
@@ -98,20 +125,24 @@ enum Stage {
 type Reached<'a> = &'a mut dyn FnMut(Stage) -> Result<(), CheckpointError>;
 
 impl Generations {
-    /// Opens `folder`, made for its owner only where there is none, and removes what interrupted writes left. `keep`:
-    /// generations kept, at least one.
+    /// Opens `folder`, made for its owner only where there is none, and removes what interrupted writes left.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
-    pub fn open(folder: &Path, keep: usize) -> Result<Self, CheckpointError> {
+    pub fn open(folder: &Path, keep: Keep) -> Result<Self, CheckpointError> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error("make", folder))?;
-        let generations = Self { folder: folder.into(), keep: keep.max(1) };
+        let generations = Self { folder: folder.into(), keep };
         for (name, path) in generations.folders(folder)? {
             if name.strip_prefix(TEMPORARY).and_then(parse_step).is_some() {
                 fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
             }
         }
         Ok(generations)
+    }
+
+    /// Those in `folder`, to look at: nothing is made or removed, as another process may be writing there.
+    pub fn at(folder: &Path) -> Self {
+        Self { folder: folder.into(), keep: Keep::default() }
     }
 
     /// Writes a generation, reads it back, and only then removes the oldest beyond `keep`. Where `step` has one
@@ -187,9 +218,19 @@ impl Generations {
     /// # Errors
     /// [`CheckpointError::Io`] where the folder cannot be listed. That nothing verifies is no error.
     pub fn newest_valid(&self) -> Result<Search, CheckpointError> {
+        self.newest(|_| Ok(()))
+    }
+
+    /// As [`newest_valid`](Self::newest_valid), but that `accept` may refuse one as damaged, for what its files say.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn newest(&self, mut accept: impl FnMut(&Loaded) -> Result<(), String>) -> Result<Search, CheckpointError> {
         let mut search = Search::default();
         for (step, path) in self.generations()?.into_iter().rev() {
-            match read(&path, step) {
+            let found = read(&path, step)
+                .and_then(|loaded| accept(&loaded).map(|()| loaded).map_err(|message| Reason::Refused { message }));
+            match found {
                 Ok(loaded) => {
                     search.loaded = Some(loaded);
                     break;
@@ -215,6 +256,37 @@ impl Generations {
         Ok(self.generations()?.into_keys().collect())
     }
 
+    /// Looks at every generation, ascending, and changes nothing.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`].
+    pub fn verify(&self) -> Result<Vec<Verified>, CheckpointError> {
+        let look = |(step, path): (u64, PathBuf)| {
+            let damage = read(&path, step).err();
+            Verified { step, bytes: size(&path), damage }
+        };
+        Ok(self.generations()?.into_iter().map(look).collect())
+    }
+
+    /// Makes the generation of `step` the newest: those after it go to quarantine. Returns their steps.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotThere`] or [`CheckpointError::Unverified`] where `step` has no valid generation, and then
+    /// nothing is changed; [`CheckpointError::Io`].
+    pub fn go_back_to(&self, step: u64) -> Result<Vec<u64>, CheckpointError> {
+        let generations = self.generations()?;
+        let Some(path) = generations.get(&step) else {
+            return Err(CheckpointError::NotThere { folder: self.folder.clone(), step });
+        };
+        read(path, step)
+            .map_err(|reason| CheckpointError::Unverified { path: path.clone(), reason: reason.to_string() })?;
+        let newer: Vec<(u64, PathBuf)> = generations.into_iter().filter(|(found, _)| *found > step).collect();
+        for (found, path) in newer.iter().rev() {
+            self.move_to_quarantine(&name_of(*found), path).map_err(io_error("put aside", path))?;
+        }
+        Ok(newer.into_iter().map(|(found, _)| found).collect())
+    }
+
     /// What is ours by its name, and a folder of its own.
     fn generations(&self) -> Result<BTreeMap<u64, PathBuf>, CheckpointError> {
         let folders = self.folders(&self.folder)?;
@@ -225,7 +297,11 @@ impl Generations {
     fn folders(&self, folder: &Path) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
         let failed = || io_error("list", folder);
         let mut found = Vec::new();
-        for entry in fs::read_dir(folder).map_err(failed())? {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+            other => other.map_err(failed())?,
+        };
+        for entry in entries {
             let entry = entry.map_err(failed())?;
             if entry.file_type().map_err(failed())?.is_dir()
                 && let Ok(name) = entry.file_name().into_string()
@@ -239,9 +315,17 @@ impl Generations {
     /// Removes the oldest. The one just written stays, even where older ones have higher steps (after a roll back).
     fn prune(&self, written: u64) -> Result<(), CheckpointError> {
         let mut others = self.generations()?;
-        others.remove(&written);
-        let surplus = (others.len() + 1).saturating_sub(self.keep);
-        for (step, path) in others.into_iter().take(surplus) {
+        let mut bytes = others.remove(&written).map_or(0, |path| size(&path));
+        let mut kept = 1;
+        // The newest of them are kept first.
+        for (step, path) in others.into_iter().rev() {
+            bytes = bytes.saturating_add(size(&path));
+            kept += 1;
+            if kept <= self.keep.generations && bytes <= self.keep.bytes {
+                continue;
+            }
+            // What does not fit takes no room from what is older, and what is older goes, too.
+            kept = self.keep.generations;
             // Under another name first: a generation that is half removed is not to be found.
             let going = self.temporary(step);
             fs::rename(&path, &going).map_err(io_error("remove", &path))?;
@@ -252,24 +336,27 @@ impl Generations {
 
     /// Failures are only logged: a generation that cannot be moved is skipped again next time.
     fn quarantine(&self, name: &str, path: &Path) {
-        let quarantine = self.folder.join(QUARANTINE);
-        let moved = DirBuilder::new().recursive(true).mode(0o700).create(&quarantine).and_then(|()| {
-            let target = quarantine.join(name);
-            if fs::symlink_metadata(&target).is_ok() {
-                fs::remove_dir_all(&target)?;
-            }
-            fs::rename(path, &target)?;
-            durable::sync_folder(&self.folder)
-        });
-        if let Err(error) = moved {
+        if let Err(error) = self.move_to_quarantine(name, path) {
             tracing::warn!(path = %path.display(), %error, "could not move a damaged checkpoint to quarantine");
         }
+        let quarantine = self.folder.join(QUARANTINE);
         let Ok(held) = self.folders(&quarantine) else { return };
         let held: BTreeMap<u64, PathBuf> =
             held.into_iter().filter_map(|(name, path)| Some((parse_step(&name)?, path))).collect();
         for path in held.values().take(held.len().saturating_sub(MOST_QUARANTINED)) {
             let _ = fs::remove_dir_all(path);
         }
+    }
+
+    fn move_to_quarantine(&self, name: &str, path: &Path) -> io::Result<()> {
+        let quarantine = self.folder.join(QUARANTINE);
+        DirBuilder::new().recursive(true).mode(0o700).create(&quarantine)?;
+        let target = quarantine.join(name);
+        if fs::symlink_metadata(&target).is_ok() {
+            fs::remove_dir_all(&target)?;
+        }
+        fs::rename(path, &target)?;
+        durable::sync_folder(&self.folder)
     }
 
     fn temporary(&self, step: u64) -> PathBuf {
@@ -287,11 +374,36 @@ impl Generations {
     }
 }
 
+/// Looks for the newest generation in `folder` that verifies without changing anything there: a daemon may be running on it.
+///
+/// # Errors
+/// [`CheckpointError::Io`] where the folder cannot be listed. That nothing verifies is no error.
+pub fn look(folder: &Path) -> Result<Search, CheckpointError> {
+    let generations = Generations { folder: folder.into(), keep: Keep::default() };
+    let mut search = Search::default();
+    for (step, path) in generations.generations()?.into_iter().rev() {
+        match read(&path, step) {
+            Ok(loaded) => {
+                search.loaded = Some(loaded);
+                break;
+            }
+            Err(reason) => search.skipped.push((name_of(step), reason)),
+        }
+    }
+    Ok(search)
+}
+
 fn read(folder: &Path, step: u64) -> Result<Loaded, Reason> {
     let mut files = Manifest::read(folder, step)?.read_files(folder)?;
     let meta = files.remove(META).ok_or_else(|| Reason::Manifest { message: format!("no {META}") })?;
     let meta = serde_json::from_slice(&meta).map_err(|_| Reason::Content { name: META.into() })?;
     Ok(Loaded { step, files, meta })
+}
+
+/// Bytes of the files in a folder, as far as they can be looked at.
+fn size(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries.flatten().filter_map(|entry| Some(entry.metadata().ok()?.len())).sum()
 }
 
 fn check_names(files: &[(&str, &[u8])]) -> Result<(), CheckpointError> {

@@ -12,20 +12,28 @@
 //! assert!(report.loss.unwrap().is_finite());
 //! ```
 
+mod batch;
 pub mod checkpoint;
 mod error;
 mod guard;
 mod objectives;
+mod selftest;
 mod sgd;
 mod state;
 mod strategies;
+mod tensors;
 mod trainer;
 mod views;
 
+pub use batch::{Batch, Gradient, Samples};
 pub use error::LearnError;
-pub use objectives::{Barlow, Objective, SimClr, SimSiam, objective};
+pub use objectives::{Barlow, Objective, SimClr, SimSiam, Supervised, cross_entropy, objective, objective_of};
+pub use selftest::check_steps;
 pub use sgd::{Sgd, is_finite};
-pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE};
-pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
-pub use trainer::{Skip, StepReport, StepSeconds, Trainer};
+pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE, SavedEncoder, saved_encoder};
+pub use strategies::{
+    AGem, Cassle, Cost, Der, Dimensions, Ema, Finetune, Gss, Loss, Lump, LumpPlus, Multitask, Network, Pnn, Si, State,
+    Strategy, strategy,
+};
+pub use trainer::{Rate, Skip, StepReport, StepSeconds, Trainer};
 pub use views::{ViewMaker, Views};

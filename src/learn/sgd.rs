@@ -70,6 +70,34 @@ pub fn is_finite(tensor: &Tensor) -> Result<bool> {
     Ok(tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite())
 }
 
+/// Length (L2) of a vector; not finite where a value is not. The same values give the same bits whatever the threads.
+///
+/// # Errors
+/// Where the device fails.
+pub fn length(tensor: &Tensor) -> Result<f64> {
+    let tensor = tensor.contiguous()?;
+    if tensor.device().is_cpu() && tensor.dtype() == DType::F32 {
+        let (storage, layout) = tensor.storage_and_layout();
+        if let Storage::Cpu(storage) = &*storage {
+            let sums: Vec<f64> = values::<f32>(storage, layout)?.par_chunks(CHUNK).map(sum_of_squares).collect();
+            return Ok(sums.iter().sum::<f64>().sqrt());
+        }
+    }
+    // A sum that overflows counts as not finite: such a gradient is no use either.
+    Ok(tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.sqrt())
+}
+
+/// In several sums, which the processor adds to at once.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; 8];
+    for values in values.chunks(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(*value) * f64::from(*value);
+        }
+    }
+    sums.iter().sum()
+}
+
 /// The buffer's pass: buffer = momentum * buffer + (gradient + decay * parameter).
 impl InplaceOp3 for Sgd {
     fn name(&self) -> &'static str {

@@ -12,13 +12,16 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Memory;
 use super::sgd::overwrite;
+use super::strategies::Network;
+use super::tensors::{Named, parse, serialise};
+use super::trainer::{Rate, zeros_like};
 use super::{LearnError, Trainer};
-use crate::config::{ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{Parameter, Preset};
+use crate::config::{EncoderLayer, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{Backbone, EncoderId, Frozen, Parameter, PlainResNet18, Preset};
 
 /// The weights.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -28,6 +31,10 @@ pub const OPTIMISER_FILE: &str = "optimiser.safetensors";
 pub const STRATEGY_FILE: &str = "strategy.safetensors";
 /// What it was made with.
 pub const STATE_FILE: &str = "state.json";
+
+/// Prefixes of the strategy's own variables and of their momentum among what it remembers.
+const VARIABLE: &str = "variable.";
+const MOMENTUM: &str = "momentum.";
 
 /// Version of the set of files.
 const FORMAT: u32 = 1;
@@ -40,10 +47,23 @@ struct State {
     objective: ObjectiveKind,
     strategy: StrategyKind,
     preset: Preset,
+    /// Of the weights that it started from.
+    #[serde(default)]
+    given: Option<EncoderId>,
+    #[serde(default)]
+    frozen: Vec<EncoderLayer>,
+    /// Halvings of the learning rate that are still in force; not there in states of before it was kept.
+    #[serde(default)]
+    halvings: u32,
+    /// Steps taken since the last of them.
+    #[serde(default)]
+    since_halving: u64,
+    #[serde(default)]
+    guard: Memory,
+    /// Bits of the rate of the settings.
+    #[serde(default)]
+    learning_rate: Option<u64>,
 }
-
-/// Values by name, f32.
-type Named = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 impl Trainer {
     /// Everything that the next step depends on, as files `(name, bytes)`. The same state gives the same bytes.
@@ -65,23 +85,36 @@ impl Trainer {
             objective: self.objective(),
             strategy: self.strategy(),
             preset: self.preset.clone(),
+            given: self.given,
+            frozen: self.frozen.layers(),
+            halvings: self.rate.halvings,
+            since_halving: self.rate.since,
+            guard: self.guard.memory().clone(),
+            learning_rate: Some(self.sgd.learning_rate.to_bits()),
         };
         let mut files = vec![
             (MODEL_FILE.to_owned(), serialise(MODEL_FILE, &model)?),
             (OPTIMISER_FILE.to_owned(), serialise(OPTIMISER_FILE, &momentum)?),
             (STATE_FILE.to_owned(), serde_json::to_vec_pretty(&state).map_err(|error| bad(STATE_FILE, error))?),
         ];
-        let remembered = self.strategy.state();
-        if !remembered.is_empty() {
-            let named: Result<Named, LearnError> =
-                remembered.iter().map(|(name, tensor)| Ok((name.clone(), values(tensor)?))).collect();
-            files.push((STRATEGY_FILE.to_owned(), serialise(STRATEGY_FILE, &named?)?));
+        let remembered = self.strategy.state()?;
+        let mut named: Named = remembered
+            .iter()
+            .map(|(name, tensor)| Ok((name.clone(), values(tensor)?)))
+            .collect::<Result<_, LearnError>>()?;
+        for ((name, var), buffer) in self.strategy.variables().iter().zip(&self.strategy_momentum) {
+            named.insert(format!("{VARIABLE}{name}"), values(var)?);
+            named.insert(format!("{MOMENTUM}{name}"), values(buffer)?);
+        }
+        if !named.is_empty() {
+            files.push((STRATEGY_FILE.to_owned(), serialise(STRATEGY_FILE, &named)?));
         }
         Ok(files)
     }
 
     /// Takes up a state made by [`Trainer::save`]: from here the learner goes on as the saved one would have, its seed
-    /// included. A strategy other than the saved one starts without memories. Files of other names are not looked at.
+    /// included. A strategy other than the saved one starts without memories; other layers than those frozen then are frozen
+    /// from now on, and the log says so. Files of other names are not looked at.
     ///
     /// # Errors
     /// Names the file and tensor that is missing, of another shape or not finite, or the setting that differs. Until
@@ -105,11 +138,14 @@ impl Trainer {
         let head_momentum = take_all(OPTIMISER_FILE, &mut optimiser, &head_layout)?;
         none_left(MODEL_FILE, &model)?;
         none_left(OPTIMISER_FILE, &optimiser)?;
-        let remembered = match files.iter().find(|(name, _)| name == STRATEGY_FILE) {
+        let mut remembered = match files.iter().find(|(name, _)| name == STRATEGY_FILE) {
             Some((_, bytes)) if state.strategy == self.strategy() => parse(STRATEGY_FILE, bytes)?,
             _ => Named::new(),
         };
+        let trained: Named = remembered.extract_if(.., |name, _| is_trained(name)).collect();
         self.restore_strategy(remembered)?;
+        self.restore_variables(trained)?;
+        self.strategy.reseed(Seed(state.seed));
 
         let (dtype, device) = (self.momentum.dtype(), self.momentum.device().clone());
         let flat = |values: Vec<f32>| tensor(values, &[], dtype, &device);
@@ -119,8 +155,21 @@ impl Trainer {
             overwrite(var, &tensor(head[index].clone(), var.dims(), dtype, &device)?)?;
             overwrite(&self.head_momentum[index], &tensor(head_momentum[index].clone(), var.dims(), dtype, &device)?)?;
         }
-        (self.step, self.seed) = (state.step, Seed(state.seed));
-        self.guard.reset();
+        self.still_frozen()?;
+        let frozen = Frozen::new(&state.frozen);
+        if frozen != self.frozen {
+            let now = self.frozen;
+            tracing::warn!(
+                "encoder.freeze was {frozen} when the checkpoint of step {} was written; from here on it is {now}",
+                state.step
+            );
+        }
+        (self.step, self.seed, self.given) = (state.step, Seed(state.seed), state.given);
+        self.rate = Rate { halvings: state.halvings.min(Rate::MOST_HALVINGS), since: state.since_halving };
+        self.guard.recall(state.guard);
+        if state.learning_rate != Some(self.sgd.learning_rate.to_bits()) {
+            self.guard.start_anew();
+        }
         Ok(())
     }
 
@@ -132,17 +181,35 @@ impl Trainer {
             .collect();
         let refused =
             |error: candle_core::Error| LearnError::BadTensor { file: STRATEGY_FILE, message: error.to_string() };
-        self.strategy.restore(&tensors?).map_err(refused)
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        self.strategy.restore(&tensors?, &mut Network { backbone, head, objective }).map_err(refused)
+    }
+
+    /// Those of the strategy, with their momentum; a strategy that the checkpoint does not know keeps fresh ones.
+    fn restore_variables(&mut self, mut trained: Named) -> Result<(), LearnError> {
+        self.strategy_momentum = zeros_like(self.strategy.as_ref())?;
+        if trained.is_empty() {
+            return Ok(());
+        }
+        for ((name, var), buffer) in self.strategy.variables().iter().zip(&self.strategy_momentum) {
+            for (prefix, target) in [(VARIABLE, var.as_tensor()), (MOMENTUM, buffer)] {
+                let like = Parameter { name: format!("{prefix}{name}"), shape: target.dims().to_vec(), offset: 0 };
+                let values = take(STRATEGY_FILE, &mut trained, &like)?;
+                overwrite(target, &tensor(values, target.dims(), target.dtype(), target.device())?)?;
+            }
+        }
+        none_left(STRATEGY_FILE, &trained)
     }
 
     fn check(&self, state: &State) -> Result<(), LearnError> {
-        if state.format != FORMAT {
-            let message = format!("its format is {}, this program knows {FORMAT}", state.format);
-            return Err(bad(STATE_FILE, message));
-        }
+        check_format(state)?;
         let differs = |setting, saved: String, wanted: String| Err(LearnError::Mismatch { setting, saved, wanted });
         if state.objective != self.objective() {
             return differs("learn.objective", quoted(&state.objective), quoted(&self.objective()));
+        }
+        if let Some(wanted) = self.given.filter(|given| Some(*given) != state.given) {
+            let saved = state.given.map_or_else(|| "none".into(), |id| format!("those of id {id}"));
+            return differs("encoder.weights", saved, format!("those of id {wanted}"));
         }
         // A card may be renamed or described anew; what it says of the network may not change.
         let network = |preset: &Preset| Preset { name: String::new(), description: String::new(), ..preset.clone() };
@@ -151,6 +218,42 @@ impl Trainer {
         }
         Ok(())
     }
+}
+
+/// The encoder of a saved state.
+pub struct SavedEncoder {
+    pub preset: Preset,
+    /// Steps it had seen.
+    pub step: u64,
+    /// On the CPU.
+    pub backbone: PlainResNet18,
+}
+
+/// Takes the encoder alone out of the files of [`Trainer::save`], checked as whole as by [`Trainer::restore`].
+///
+/// # Errors
+/// Names the file and tensor that is missing, of another shape or not finite.
+pub fn saved_encoder(files: &[(String, Vec<u8>)]) -> Result<SavedEncoder, LearnError> {
+    let state: State = serde_json::from_slice(find(files, STATE_FILE)?).map_err(|error| bad(STATE_FILE, error))?;
+    check_format(&state)?;
+    let mut backbone = PlainResNet18::new(&state.preset, &Device::Cpu, DType::F32, Seed(state.seed))?;
+    let mut model = parse(MODEL_FILE, find(files, MODEL_FILE)?)?;
+    let parameters = join(MODEL_FILE, &mut model, backbone.layout())?;
+    let statistics = join(MODEL_FILE, &mut model, backbone.statistics_layout())?;
+    let flat = |values: Vec<f32>| Tensor::new(values, &Device::Cpu);
+    backbone.load(&flat(parameters)?, &flat(statistics)?)?;
+    Ok(SavedEncoder { preset: state.preset, step: state.step, backbone })
+}
+
+fn check_format(state: &State) -> Result<(), LearnError> {
+    if state.format == FORMAT {
+        return Ok(());
+    }
+    Err(bad(STATE_FILE, format!("its format is {}, this program knows {FORMAT}", state.format)))
+}
+
+fn is_trained(name: &str) -> bool {
+    name.starts_with(VARIABLE) || name.starts_with(MOMENTUM)
 }
 
 fn quoted(kind: &ObjectiveKind) -> String {
@@ -210,34 +313,4 @@ fn none_left(file: &'static str, named: &Named) -> Result<(), LearnError> {
 fn tensor(values: Vec<f32>, shape: &[usize], dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
     let flat = Tensor::new(values, device)?.to_dtype(dtype)?;
     if shape.is_empty() { Ok(flat) } else { flat.reshape(shape) }
-}
-
-fn serialise(file: &'static str, named: &Named) -> Result<Vec<u8>, LearnError> {
-    let bytes: Vec<Vec<u8>> =
-        named.values().map(|(_, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
-    let views: Result<Vec<_>, _> = named
-        .iter()
-        .zip(&bytes)
-        .map(|((name, (shape, _)), bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
-        .collect();
-    let views = views.map_err(|error: safetensors::SafeTensorError| bad(file, error))?;
-    safetensors::serialize(views, None).map_err(|error| bad(file, error))
-}
-
-/// Reads a file whole: f32 throughout, every value finite.
-fn parse(file: &'static str, bytes: &[u8]) -> Result<Named, LearnError> {
-    let tensors = SafeTensors::deserialize(bytes).map_err(|error| bad(file, error))?;
-    let mut named = Named::new();
-    for (name, view) in tensors.iter() {
-        let refuse = |what: &str| Err(LearnError::BadTensor { file, message: format!("\"{name}\" {what}") });
-        if view.dtype() != Dtype::F32 {
-            return refuse("is not of 32-bit floats");
-        }
-        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
-        if !values.iter().all(|value| value.is_finite()) {
-            return refuse("holds a value that is not finite");
-        }
-        named.insert(name.to_owned(), (view.shape().to_vec(), values));
-    }
-    Ok(named)
 }

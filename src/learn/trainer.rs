@@ -1,96 +1,53 @@
 //! The trainer: one gradient step after the other, each a function of weights, seed, step number and images.
 
-use std::sync::Arc;
-use std::time::Instant;
+mod passes;
+mod step;
 
-use candle_core::{DType, Device, Tensor, Var};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
 
 use super::LearnError;
 use super::guard::Guard;
-use super::objectives::{Objective, objective};
-use super::sgd::{Sgd, is_finite};
-use super::strategies::{Strategy, strategy};
+use super::objectives::{Objective, objective_of};
+use super::sgd::{Sgd, is_finite, overwrite};
+#[cfg(test)]
+use super::strategies::Loss;
+use super::strategies::{Dimensions, Network, Strategy, strategy};
 use super::views::{ViewMaker, Views};
-use crate::config::{LearnSettings, ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{self, Backbone, Embedder, EncoderId, Head, Parameter, Preset};
+use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::encoder::{self, Backbone, Embedder, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset};
 
-/// Why a step changed nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Skip {
-    /// Neither the stream nor the memory had an image that the strategy trains on.
-    NoImages,
-    /// Too few images for the objective.
-    TooFewImages { images: usize, needed: usize },
-    /// The loss was infinite or not a number.
-    LossNotFinite,
-    /// A gradient was infinite or not a number.
-    GradientNotFinite,
-}
-
-impl Skip {
-    /// Stable name for logs and metrics.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NoImages => "no-images",
-            Self::TooFewImages { .. } => "too-few-images",
-            Self::LossNotFinite => "loss-not-finite",
-            Self::GradientNotFinite => "gradient-not-finite",
-        }
-    }
-}
-
-/// Where the time of a step went, in seconds; what a device does on its own counts where it is waited for.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct StepSeconds {
-    /// Views drawn, made, mixed and brought to the device.
-    pub views: f64,
-    /// Forward pass of the encoder.
-    pub forward: f64,
-    /// Heads and loss, both ways.
-    pub loss: f64,
-    /// Backward pass of the encoder.
-    pub backward: f64,
-    /// Penalties and optimiser.
-    pub update: f64,
-}
-
-impl StepSeconds {
-    pub fn total(&self) -> f64 {
-        self.views + self.forward + self.loss + self.backward + self.update
-    }
-}
-
-/// What one step did.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StepReport {
-    /// Number of the step, from 0.
-    pub step: u64,
-    /// Images in the batch as composed: two views each.
-    pub images: usize,
-    /// `None` where the step was skipped before there was one.
-    pub loss: Option<f64>,
-    /// Why nothing was learned; `None` where something was.
-    pub skipped: Option<Skip>,
-    pub seconds: StepSeconds,
-}
+pub use step::{Rate, Skip, StepReport, StepSeconds};
 
 /// The learner. Owned by one thread; readers get what [`Trainer::embedder`] froze.
 pub struct Trainer {
     pub(super) preset: Preset,
     pub(super) backbone: Box<dyn Backbone>,
     pub(super) head: Head,
-    objective: Box<dyn Objective>,
+    pub(super) objective: Box<dyn Objective>,
     pub(super) strategy: Box<dyn Strategy>,
-    sgd: Sgd,
-    /// Momentum of the flat parameters, and of each variable of the head.
+    pub(super) sgd: Sgd,
+    /// Layers that do not learn.
+    pub(super) frozen: Frozen,
+    /// The weights that the encoder started from, if they were given.
+    pub(super) given: Option<EncoderId>,
+    /// Times the learning rate: that of given weights.
+    given_rate_factor: f64,
+    /// Momentum of the flat parameters, and of each variable of the head and of the strategy.
     pub(super) momentum: Tensor,
     pub(super) head_momentum: Vec<Tensor>,
+    pub(super) strategy_momentum: Vec<Tensor>,
     views: ViewMaker,
     pub(super) seed: Seed,
     /// Steps attempted so far: the counter of every draw.
     pub(super) step: u64,
     pub(super) guard: Guard,
+    pub(super) rate: Rate,
+    /// One in so many images of a batch is trained on: 1, or 2 once the device has run out of memory.
+    share: usize,
+    /// Whether a step is changing the weights: one that fails here cannot be tried again.
+    changing: bool,
 }
 
 impl Trainer {
@@ -113,22 +70,33 @@ impl Trainer {
         settings: &LearnSettings,
         seed: Seed,
     ) -> Result<Self, LearnError> {
-        let objective = objective(settings.objective);
+        let objective = objective_of(settings);
         let (dtype, device) = (backbone.parameters().dtype(), backbone.parameters().device().clone());
         let features = preset.features();
-        let head = Head::new(&objective.head_shape(features), features, dtype, &device, seed)?;
+        let shape = objective.head_shape(features);
+        let head = Head::new(&shape, features, dtype, &device, seed)?;
         let zeros = |tensor: &Tensor| Tensor::zeros(tensor.dims(), dtype, &device);
+        let projected = shape.projector.last().map_or(features, |layer| layer.outputs);
+        let dimensions = Dimensions { features, projected, dtype, device: device.clone(), seed };
+        let strategy = strategy(settings, &dimensions)?;
         Ok(Self {
             momentum: zeros(backbone.parameters())?,
             head_momentum: head.variables().iter().map(|(_, var)| zeros(var)).collect::<Result<_, _>>()?,
+            strategy_momentum: zeros_like(strategy.as_ref())?,
             views: ViewMaker::new(&preset),
-            strategy: strategy(settings),
+            strategy,
             sgd: Sgd {
                 learning_rate: settings.learning_rate,
                 momentum: settings.momentum,
                 weight_decay: settings.weight_decay,
             },
+            frozen: Frozen::default(),
+            given: None,
+            given_rate_factor: settings.given_rate_factor,
             guard: Guard::default(),
+            rate: Rate::default(),
+            share: 1,
+            changing: false,
             step: 0,
             preset,
             backbone,
@@ -139,9 +107,61 @@ impl Trainer {
     }
 
     /// The same learner with another strategy: the way to one that the settings do not name.
-    pub fn with_strategy(mut self, strategy: Box<dyn Strategy>) -> Self {
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn with_strategy(mut self, strategy: Box<dyn Strategy>) -> Result<Self, LearnError> {
+        self.strategy_momentum = zeros_like(strategy.as_ref())?;
         self.strategy = strategy;
-        self
+        Ok(self)
+    }
+
+    /// Freezes these layers of the encoder, and no others, from the next step on: parameters and running statistics stay as
+    /// they are to the bit.
+    ///
+    /// # Errors
+    /// Where the backend cannot freeze layers.
+    pub fn freeze(&mut self, layers: &[EncoderLayer]) -> Result<(), LearnError> {
+        let frozen = Frozen::new(layers);
+        self.backbone.set_frozen(frozen)?;
+        self.frozen = frozen;
+        self.still_frozen()
+    }
+
+    /// A layer that learns again one day shall not go on with the momentum of long ago.
+    pub(super) fn still_frozen(&self) -> Result<(), LearnError> {
+        for parameter in self.backbone.layout().iter().filter(|parameter| self.frozen.holds(&parameter.name)) {
+            let part = self.momentum.narrow(0, parameter.offset, parameter.elements())?;
+            part.slice_set(&part.zeros_like()?, 0, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Starts from given weights; heads stay freshly initialised. A checkpoint taken up later goes before, and must have
+    /// started from the same.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn give(&mut self, weights: &GivenWeights) -> Result<EncoderId, LearnError> {
+        weights.load_into(self.backbone.as_mut())?;
+        let id = EncoderId::of(self.backbone())?;
+        self.given = Some(id);
+        Ok(id)
+    }
+
+    /// Whether every number that is learnt or kept from step to step is finite.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn is_finite(&self) -> Result<bool, LearnError> {
+        let encoder = [self.backbone.parameters(), self.backbone.statistics(), &self.momentum];
+        let head = self.head.variables().iter().map(|(_, var)| var.as_tensor()).chain(&self.head_momentum);
+        for tensor in encoder.into_iter().chain(head) {
+            if !is_finite(tensor)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub fn preset(&self) -> &Preset {
@@ -169,9 +189,37 @@ impl Trainer {
         self.step
     }
 
-    /// Leaves out the numbers up to `step`: the step after a roll-back draws other batches than the ones that diverged.
-    pub fn advance_to(&mut self, step: u64) {
+    /// Share of the learning rate of the settings that is in force.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// The learning rate in force.
+    pub fn learning_rate(&self) -> f64 {
+        self.sgd.learning_rate * self.rate.factor()
+    }
+
+    /// After a roll-back: leaves out the numbers up to `step`, so that other batches follow than the ones that diverged;
+    /// goes on at half of `rate`, the one that diverged; and forgets what was usual.
+    pub fn change_course(&mut self, step: u64, rate: Rate) {
         self.step = self.step.max(step);
+        self.rate = rate.halved();
+        self.guard.reset();
+    }
+
+    /// Whether the latest steps were all good, so that the weights may be kept and shown.
+    pub fn is_calm(&self) -> bool {
+        self.guard.is_calm(self.step)
+    }
+
+    /// Whether batches are halved, since the device has run out of memory.
+    pub fn is_halved(&self) -> bool {
+        self.share > 1
+    }
+
+    /// Steps skipped since the program started because a loss or gradient was far out of what was usual.
+    pub fn out_of_bounds_steps(&self) -> u64 {
+        self.guard.out_of_bounds()
     }
 
     /// Steps skipped since the program started because a loss or gradient was not finite.
@@ -188,7 +236,8 @@ impl Trainer {
     pub fn resident_bytes(&self) -> u64 {
         let encoder: usize = self.backbone.layout().iter().map(Parameter::elements).sum();
         let head: usize = self.head.variables().iter().map(|(_, var)| var.elem_count()).sum();
-        let values = 2 * (encoder + head) + self.strategy.cost().parameter_copies * encoder;
+        let own: usize = self.strategy.variables().iter().map(|(_, var)| var.elem_count()).sum();
+        let values = 2 * (encoder + head + own) + self.strategy.cost().parameter_copies * encoder;
         (values * self.momentum.dtype().size_in_bytes()) as u64
     }
 
@@ -197,7 +246,13 @@ impl Trainer {
     /// # Errors
     /// Where the device cannot hold it.
     pub fn embedder(&self) -> Result<(EncoderId, Arc<dyn Embedder>), LearnError> {
-        Ok((EncoderId::of(self.backbone())?, self.backbone.freeze()?))
+        Ok((EncoderId::of(self.backbone())?, self.strategy.freeze(self.backbone.as_ref())?))
+    }
+
+    /// The encoder that answers for an ended task, counted from 0, where the strategy has one for each; none where the
+    /// encoder of today answers for all.
+    pub fn column(&self, task: usize) -> Option<Arc<dyn Embedder>> {
+        self.strategy.column(task)
     }
 
     /// A task has ended; the strategy may want to remember what it was like.
@@ -205,75 +260,30 @@ impl Trainer {
     /// # Errors
     /// Where the device fails.
     pub fn at_boundary(&mut self) -> Result<(), LearnError> {
-        Ok(self.strategy.at_boundary(self.backbone.as_ref())?)
-    }
-
-    /// One gradient step on images of the stream and of the memory: packed RGB8, each image side x side x 3 bytes; either may be
-    /// empty. Where the stream is empty the step is a rehearsal: give it as many images as stream and memory have together.
-    ///
-    /// # Errors
-    /// [`LearnError::Diverged`] where too many of the last steps were not finite: then go back to a checkpoint. Otherwise
-    /// where the bytes are no whole number of images or the device fails. A skipped step is no error.
-    pub fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
-        let start = Instant::now();
-        let composed = self.compose(stream, replay)?;
-        let views_seconds = start.elapsed().as_secs_f64();
-        let mut report = match composed {
-            Some(views) => self.step_on(&views)?,
-            None => self.skip(0, None, Skip::NoImages),
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        if self.strategy.at_boundary(&mut Network { backbone, head, objective })? {
+            overwrite(&self.momentum, &self.momentum.zeros_like()?)?;
+        }
+        let fits = |momentum: &[Tensor], strategy: &dyn Strategy| {
+            let variables = strategy.variables();
+            momentum.len() == variables.len()
+                && momentum.iter().zip(variables).all(|(momentum, (_, var))| momentum.dims() == var.dims())
         };
-        report.seconds.views = views_seconds;
-        Ok(report)
-    }
-
-    /// One gradient step on views that are made already.
-    ///
-    /// # Errors
-    /// As [`Trainer::step`].
-    pub fn step_on(&mut self, views: &Views) -> Result<StepReport, LearnError> {
-        let (images, needed) = (views.count(), self.objective.minimum_images());
-        if images < needed {
-            return Ok(self.skip(images, None, Skip::TooFewImages { images, needed }));
+        if !fits(&self.strategy_momentum, self.strategy.as_ref()) {
+            self.strategy_momentum = zeros_like(self.strategy.as_ref())?;
         }
-        let before = self.backbone.statistics().force_contiguous()?;
-        let mut clock = Clock::start();
-        let mut seconds = StepSeconds::default();
-
-        let features = self.backbone.forward(&Tensor::cat(&[&views.first, &views.second], 0)?, 2)?;
-        seconds.forward = clock.lap();
-        let leaf = Var::from_tensor(&features.detach())?;
-        let loss = self.loss(views, &leaf)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if !value.is_finite() {
-            return self.reject(images, value, Skip::LossNotFinite, &before);
-        }
-        let gradients = loss.backward()?;
-        let of = |var: &Var| gradients.get(var).map_or_else(|| var.zeros_like(), |gradient| Ok(gradient.detach()));
-        let features_gradient = of(&leaf)?;
-        let of_head = self.head.variables().iter().map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?;
-        seconds.loss = clock.lap();
-        let gradient = self.backbone.backward(&features_gradient)?;
-        seconds.backward = clock.lap();
-        let gradient = self.strategy.regularise(self.backbone.parameters(), gradient)?.detach();
-        if !is_finite(&gradient)? || !all_finite(&of_head)? {
-            return self.reject(images, value, Skip::GradientNotFinite, &before);
-        }
-        self.descend(&gradient, &of_head)?;
-        seconds.update = clock.lap();
-
-        let step = self.step;
-        self.step += 1;
-        Ok(StepReport { step, images, loss: Some(value), skipped: None, seconds })
+        Ok(())
     }
 
     /// The objective's loss of images without learning from them: packed RGB8, at least [`Objective::minimum_images`] of them.
-    /// The views are the same at every call, so that the values of two moments can be compared. `None` for too few images.
+    /// The views are the same at every call, so that the values of two moments can be compared. `None` for too few images, and where the
+    /// objective needs labels.
     ///
     /// # Errors
     /// Where the bytes are no whole number of images or the device fails.
     pub fn probe_loss(&mut self, images: &[u8]) -> Result<Option<f64>, LearnError> {
         let Some(views) = self.views_of(images, "probe views", 0)? else { return Ok(None) };
-        if views.count() < self.objective.minimum_images() {
+        if views.count() < self.objective.minimum_images() || self.objective.views() == 1 {
             return Ok(None);
         }
         let before = self.backbone.statistics().force_contiguous()?;
@@ -282,13 +292,6 @@ impl Trainer {
         let loss = self.objective.loss(&self.head, &first, &second)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.put_back(&before)?;
         Ok(Some(loss))
-    }
-
-    fn compose(&self, stream: &[u8], replay: &[u8]) -> Result<Option<Views>, LearnError> {
-        let replay = if self.strategy.rehearses() { replay } else { &[] };
-        let stream = self.views_of(stream, "stream views", self.step)?;
-        let replay = self.views_of(replay, "replay views", self.step)?;
-        Ok(self.strategy.compose(stream, replay, &mut self.seed.random("mix", self.step))?)
     }
 
     fn views_of(&self, images: &[u8], purpose: &str, counter: u64) -> Result<Option<Views>, LearnError> {
@@ -302,52 +305,28 @@ impl Trainer {
         Ok(Some(self.views.pair(images, &mut self.seed.random(purpose, counter), device)?))
     }
 
-    fn loss(&self, views: &Views, features: &Tensor) -> Result<Tensor, LearnError> {
-        let (first, second) = halves(features)?;
-        let loss = self.objective.loss(&self.head, &first, &second)?;
-        match self.strategy.extra_loss(views, [&first, &second], &self.head)? {
-            Some(extra) => Ok((loss + extra)?),
-            None => Ok(loss),
-        }
-    }
-
-    fn descend(&mut self, gradient: &Tensor, of_head: &[Tensor]) -> Result<(), LearnError> {
-        self.sgd.step(self.backbone.parameters(), &self.momentum, gradient)?;
-        for (((_, var), buffer), gradient) in self.head.variables().iter().zip(&self.head_momentum).zip(of_head) {
-            self.sgd.step(var, buffer, gradient)?;
-        }
-        Ok(self.strategy.after_step(self.backbone.parameters(), gradient)?)
-    }
-
-    fn skip(&self, images: usize, loss: Option<f64>, reason: Skip) -> StepReport {
-        StepReport { step: self.step, images, loss, skipped: Some(reason), seconds: StepSeconds::default() }
-    }
-
-    /// Skips a step whose forward pass is done: as if it had not been, but that its number is used up.
-    fn reject(
-        &mut self,
-        images: usize,
-        loss: f64,
-        reason: Skip,
-        statistics: &Tensor,
-    ) -> Result<StepReport, LearnError> {
-        self.put_back(statistics)?;
-        let report = self.skip(images, Some(loss), reason);
-        self.step += 1;
-        self.guard.record(report.step)?;
-        Ok(report)
-    }
-
-    /// Undoes what a forward pass did to the running statistics, and drops what it kept.
-    fn put_back(&mut self, statistics: &Tensor) -> Result<(), LearnError> {
-        let parameters = self.backbone.parameters().clone();
-        Ok(self.backbone.load(&parameters, statistics)?)
+    /// The same loss with other flat parameters of the encoder, after which the learner is as it was.
+    ///
+    /// # Errors
+    /// As [`Trainer::probe_loss`].
+    pub fn probe_loss_at(&mut self, parameters: &Tensor, images: &[u8]) -> Result<Option<f64>, LearnError> {
+        let own = self.backbone.parameters().force_contiguous()?;
+        let statistics = self.backbone.statistics().force_contiguous()?;
+        self.backbone.load(parameters, &statistics)?;
+        let loss = self.probe_loss(images);
+        self.backbone.load(&own, &statistics)?;
+        loss
     }
 }
 
 fn halves(both: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
     let count = both.dim(0)? / 2;
     Ok((both.narrow(0, 0, count)?, both.narrow(0, count, count)?))
+}
+
+/// Momentum of the strategy's own variables, before the first step.
+pub(super) fn zeros_like(strategy: &dyn Strategy) -> candle_core::Result<Vec<Tensor>> {
+    strategy.variables().iter().map(|(_, var)| Ok(var.zeros_like()?.detach())).collect()
 }
 
 fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
@@ -359,20 +338,24 @@ fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
     Ok(true)
 }
 
-/// Seconds between one moment and the next.
-struct Clock(Instant);
-
-impl Clock {
-    fn start() -> Self {
-        Self(Instant::now())
+/// Ways in for the strategies' tests.
+#[cfg(test)]
+impl Trainer {
+    pub(super) fn strategy_state(&self) -> candle_core::Result<super::State> {
+        self.strategy.state()
     }
 
-    fn lap(&mut self) -> f64 {
-        let seconds = self.0.elapsed().as_secs_f64();
-        self.0 = Instant::now();
-        seconds
+    pub(super) fn with_network<R>(&mut self, work: impl FnOnce(&mut Network<'_>) -> R) -> R {
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        work(&mut Network { backbone, head, objective })
+    }
+
+    pub(super) fn with_loss<R>(&self, work: impl FnOnce(Loss<'_>) -> R) -> R {
+        work(Loss { head: &self.head, objective: self.objective.as_ref() })
     }
 }
 
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod tests;

@@ -41,6 +41,9 @@ pub(super) enum PlantedBug {
     WatermarkTooNew,
     RecoveryWithoutSync,
     RecoveryVouchesForUnfinished,
+    AckBeforeSync,
+    FreedSlotsNotWiped,
+    RemovedPixelsNotErased,
 }
 
 /// What the writer and the readers share.

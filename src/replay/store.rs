@@ -254,6 +254,10 @@ impl<B: Backing> FrameStore<B> {
 
     pub(super) fn flush(&mut self) -> Result<Committed, ReplayError> {
         self.check()?;
+        #[cfg(test)]
+        if self.shared.planted == Some(PlantedBug::AckBeforeSync) {
+            let _ = self.shared.backing.sync();
+        }
         self.wipe()?;
         self.write_superblock()?;
         self.sync()?;
@@ -285,7 +289,7 @@ impl<B: Backing> FrameStore<B> {
 
     pub(super) fn sync(&mut self) -> Result<(), ReplayError> {
         #[cfg(test)]
-        if self.shared.planted == Some(PlantedBug::SkipSync) {
+        if matches!(self.shared.planted, Some(PlantedBug::SkipSync | PlantedBug::AckBeforeSync)) {
             return Ok(());
         }
         let written = self.last_write;
@@ -332,7 +336,13 @@ impl<B: Backing> FrameStore<B> {
     fn wipe(&mut self) -> Result<(), ReplayError> {
         while let Some(&physical) = self.to_wipe.last() {
             self.synced = false;
-            self.write(self.geometry().slot_offset(physical), &[0; HEADER], "wipe a slot of")?;
+            #[cfg(test)]
+            let skip = self.shared.planted == Some(PlantedBug::FreedSlotsNotWiped);
+            #[cfg(not(test))]
+            let skip = false;
+            if !skip {
+                self.write(self.geometry().slot_offset(physical), &[0; HEADER], "wipe a slot of")?;
+            }
             self.to_wipe.pop();
             self.free.push_back(physical);
         }

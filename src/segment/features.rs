@@ -1,4 +1,7 @@
-//! Frozen features of an image: one layer of random filters, rectified on both sides, pooled over four quadrants.
+//! Frozen features of an image: its texture, and a coarse layout of its colours.
+//!
+//! Texture is one layer of random filters, rectified on both sides, pooled over four quadrants. The filters see no level, so
+//! a layout of 4 x 4 cells, the root of each colour's mean, says how light and of what colour the image is.
 //!
 //! They never learn, so a change in them is a change of the world: with features of an encoder in training the same
 //! detector raises ten to a hundred times more false alarms. The filters come from a seed of their own, not from the user's,
@@ -24,6 +27,12 @@ const PAIRS: usize = PATCH / 2;
 const SCALE: f64 = 4096.0;
 /// Responses below this share of full contrast are noise.
 const OFFSET: i32 = (0.05 * SCALE * 255.0) as i32;
+/// Cells of the layout along a side.
+const CELLS: usize = 4;
+/// Added to a brightness before its logarithm is taken: below a twentieth of white a camera shows noise.
+const DARK: f64 = 0.05;
+/// Weights of red, green and blue in brightness (ITU-R BT.601).
+const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
 /// Larger images are averaged to this side, the one the thresholds were calibrated at.
 const SIDE: usize = 32;
 const SMALLEST_SIDE: usize = 16;
@@ -31,14 +40,16 @@ const LARGEST_SIDE: usize = 4096;
 /// Seed of the filters. Changing it changes every feature: the thresholds and stored tasks would no longer fit.
 const FILTER_SEED: Seed = Seed(0x6c75_6d70_645f_7263);
 
-/// The frozen map from a square RGB image to 512 features.
+/// The frozen map from a square RGB image to 560 features.
 pub struct FeatureMap {
     bank: FilterBank<PAIRS>,
 }
 
 impl FeatureMap {
-    /// Features of one image: 64 filters, 2 signs, 4 quadrants.
-    pub const DIMENSIONS: usize = FILTERS * 2 * 4;
+    /// Features of texture, the first ones: 64 filters, 2 signs, 4 quadrants.
+    pub const TEXTURE: usize = FILTERS * 2 * 4;
+    /// Features of one image: texture, and the layout of 16 cells of 3 colours.
+    pub const DIMENSIONS: usize = Self::TEXTURE + CELLS * CELLS * 3;
 
     /// The one and only such map.
     pub fn new() -> Self {
@@ -55,7 +66,22 @@ impl FeatureMap {
         if !(SMALLEST_SIDE..=LARGEST_SIDE).contains(&side) || image.len() != side * side * 3 {
             return Err(SegmentError::ImageSize { side, bytes: image.len() });
         }
-        if side > SIDE { Ok(self.convolve(&average(image, side), SIDE)) } else { Ok(self.convolve(image, side)) }
+        if side > SIDE { Ok(self.describe(&average(image, side), SIDE)) } else { Ok(self.describe(image, side)) }
+    }
+
+    /// The logarithm of an image's mean brightness (0 to 1, 0.05 added), from its features; none for other vectors.
+    pub fn brightness(features: &[f32]) -> Option<f64> {
+        let layout = features.get(Self::TEXTURE..Self::DIMENSIONS).filter(|_| features.len() == Self::DIMENSIONS)?;
+        let cells = layout.as_chunks::<3>().0.iter();
+        let sum: f64 =
+            cells.map(|cell| cell.iter().zip(LUMA).map(|(&x, w)| w * f64::from(x) * f64::from(x)).sum::<f64>()).sum();
+        Some((sum / (CELLS * CELLS) as f64 + DARK).ln())
+    }
+
+    fn describe(&self, image: &[u8], side: usize) -> Vec<f32> {
+        let mut features = self.convolve(image, side);
+        features.extend(layout(image, side));
+        features
     }
 
     fn convolve(&self, image: &[u8], side: usize) -> Vec<f32> {
@@ -88,6 +114,21 @@ impl Default for FeatureMap {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The root of each cell's mean, colour by colour, as a share of white.
+fn layout(image: &[u8], side: usize) -> impl Iterator<Item = f32> {
+    let (mut sums, mut counts) = ([[0u64; 3]; CELLS * CELLS], [0u64; CELLS * CELLS]);
+    let cell_of: Vec<usize> = (0..side).map(|at| at * CELLS / side).collect();
+    for (row, line) in image.chunks_exact(side * 3).enumerate() {
+        for (pixel, column) in line.as_chunks::<3>().0.iter().zip(&cell_of) {
+            let cell = cell_of[row] * CELLS + column;
+            counts[cell] += 1;
+            sums[cell].iter_mut().zip(pixel).for_each(|(sum, &x)| *sum += u64::from(x));
+        }
+    }
+    let mean = |(sum, count): ([u64; 3], u64)| sum.map(|sum| (sum as f64 / (count * 255) as f64).sqrt() as f32);
+    sums.into_iter().zip(counts).flat_map(mean)
 }
 
 /// The pixels under a filter, line by line.
@@ -169,7 +210,7 @@ mod tests {
     fn reference(image: &[u8], side: usize) -> Vec<f64> {
         let filters = filters();
         let positions = (side - FILTER_SIDE) / STRIDE + 1;
-        let mut sums = vec![0.0; FeatureMap::DIMENSIONS];
+        let mut sums = vec![0.0; FeatureMap::TEXTURE];
         let mut counts = [0.0; 4];
         for (row, column) in (0..positions * positions).map(|p| (p / positions, p % positions)) {
             let quadrant = usize::from(row >= positions / 2) * 2 + usize::from(column >= positions / 2);
@@ -185,7 +226,13 @@ mod tests {
                 sums[quadrant * 128 + 64 + f] += (-response - 0.05).max(0.0);
             }
         }
-        sums.iter().enumerate().map(|(i, sum)| (sum / counts[i / 128]).sqrt()).collect()
+        let mut expected: Vec<f64> = sums.iter().enumerate().map(|(i, sum)| (sum / counts[i / 128]).sqrt()).collect();
+        for (cell, channel) in (0..16).flat_map(|cell| (0..3).map(move |channel| (cell, channel))) {
+            let inside = |i: &usize| (i / side * 4 / side) * 4 + i % side * 4 / side == cell;
+            let values: Vec<f64> = (0..side * side).filter(inside).map(|i| f64::from(image[i * 3 + channel])).collect();
+            expected.push((values.iter().sum::<f64>() / values.len() as f64 / 255.0).sqrt());
+        }
+        expected
     }
 
     #[test]
@@ -221,7 +268,17 @@ mod tests {
             assert!((norm - 1.0).abs() < 0.01, "{norm}");
             assert_eq!(filter.iter().map(|&w| i32::from(w)).sum::<i32>(), 0);
         }
-        assert!(map.extract(&[200; 32 * 32 * 3], 32).unwrap().iter().all(|&x| x == 0.0));
+        assert!(map.extract(&[200; 32 * 32 * 3], 32).unwrap()[..FeatureMap::TEXTURE].iter().all(|&x| x == 0.0));
+    }
+
+    #[test]
+    fn brightness_is_the_logarithm_of_the_mean() {
+        for level in [0u8, 51, 255] {
+            let features = FeatureMap::new().extract(&[level; 32 * 32 * 3], 32).unwrap();
+            let expected = (f64::from(level) / 255.0 + 0.05).ln();
+            assert!((FeatureMap::brightness(&features).unwrap() - expected).abs() < 1e-6);
+        }
+        assert_eq!(FeatureMap::brightness(&[0.5; 48]), None);
     }
 
     #[test]

@@ -22,7 +22,10 @@
 //! assert!(segmenter.observe(SourceId(1), FrameId(2), &[128; 32 * 32 * 3], 32).unwrap().duplicate);
 //! ```
 
+mod adwin;
 mod bytes;
+mod comparison;
+mod correlation;
 mod detector;
 mod duplicates;
 mod dyadic;
@@ -30,7 +33,13 @@ mod eigen;
 mod error;
 mod event;
 mod features;
+mod kernel;
+mod light;
+mod mmd;
+mod newma;
+mod page_hinkley;
 mod place;
+mod referenced;
 mod register;
 mod scope;
 pub mod score;
@@ -42,7 +51,7 @@ mod tests;
 mod thresholds;
 mod whitening;
 
-pub use detector::{Change, Detector, Phase, Verdict, detector};
+pub use detector::{Change, Detector, Phase, Verdict, detector, uncalibrated};
 pub use dyadic::DyadicT2;
 pub use error::SegmentError;
 pub use event::SegmentEvent;

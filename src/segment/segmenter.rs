@@ -14,7 +14,7 @@ use super::{SegmentError, SegmentEvent};
 use crate::config::{SegmentScope, SegmentSettings};
 use crate::stream::{FrameId, SourceId};
 
-const MAGIC: &[u8] = b"lumpd-segment-1";
+const MAGIC: &[u8] = b"lumpd-segment-2";
 
 /// What segmentation makes of one frame.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,17 +16,17 @@ const PROJECTION_SEED: Seed = Seed(0x6c75_6d70_645f_736b);
 /// One frame in the sketches' space.
 pub(super) type Point = [f32; DIMENSIONS];
 
-/// The frozen random projection all tasks share.
+/// The frozen random projection of texture that all tasks share.
 pub(super) struct Projection(Vec<Point>);
 
 impl Projection {
     pub fn new() -> Self {
-        let scale = 1.0 / (FeatureMap::DIMENSIONS as f64).sqrt();
+        let scale = 1.0 / (FeatureMap::TEXTURE as f64).sqrt();
         let row = |number: usize| {
             let mut random = PROJECTION_SEED.random("segment-sketch", number as u64);
             std::array::from_fn(|_| (random.normal() * scale) as f32)
         };
-        Self((0..FeatureMap::DIMENSIONS).map(row).collect())
+        Self((0..FeatureMap::TEXTURE).map(row).collect())
     }
 
     pub fn apply(&self, features: &[f32]) -> Point {
@@ -60,6 +60,10 @@ impl Sketch {
         let mut sketch = Self::default();
         points.into_iter().for_each(|point| sketch.add(point));
         sketch
+    }
+
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
     }
 
     pub fn is_sound(&self) -> bool {

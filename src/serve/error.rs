@@ -11,8 +11,8 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ServeError {
     #[error(
-        "[serve] listen = {address} can be reached from other machines, and the API asks nobody who they are; \
-         listen on 127.0.0.1 or [::1], and let a reverse proxy with authentication serve others"
+        "[serve] listen = {address} can be reached from other machines, and no token says who may ask; \
+         listen on 127.0.0.1 or [::1], or set [serve] admin_token_file (and read_token_file, ingest_token_file)"
     )]
     NotLoopback { address: SocketAddr },
     #[error(
@@ -22,6 +22,8 @@ pub enum ServeError {
     AddressInUse { address: SocketAddr },
     #[error("cannot listen on {address}: {source}; set another [serve] listen")]
     Tcp { address: SocketAddr, source: io::Error },
+    #[error("the token file {} cannot be used: {why}", path.display())]
+    Token { path: PathBuf, why: String },
     #[error("another process serves the socket {}; stop it, or set another [serve] socket", path.display())]
     SocketInUse { path: PathBuf },
     #[error("{} exists and is no socket; move it away, or set another [serve] socket", path.display())]
@@ -38,6 +40,7 @@ impl ServeError {
         match self {
             Self::NotLoopback { .. } => "not-loopback",
             Self::AddressInUse { .. } => "address-in-use",
+            Self::Token { .. } => "bad-token-file",
             Self::Tcp { .. } => "listen-failed",
             Self::SocketInUse { .. } => "socket-in-use",
             Self::NotASocket { .. } => "not-a-socket",

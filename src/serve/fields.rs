@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use serde_json::Value;
 
 use super::Problem;
-use crate::daemon::answers::{Filter, Label};
+use crate::daemon::answers::{Filter, Label, Timestamp};
 
 /// Most neighbours of one answer, entries of one page and ids of one change.
 pub(super) const MAX_COUNT: u64 = 1000;
@@ -49,13 +49,19 @@ impl Fields {
     pub(super) fn of_json(body: &[u8]) -> Result<Self, Problem> {
         let invalid = |detail| Problem::new(400, "invalid-json", detail).remedy("send one JSON object");
         let value = serde_json::from_slice(body).map_err(|error| invalid(format!("the body is not JSON: {error}")))?;
-        let Value::Object(object) = value else { return Err(invalid("the body is JSON but not an object".into())) };
+        Self::of_value(value)
+    }
+
+    /// Of a JSON object within a body.
+    pub(super) fn of_value(value: Value) -> Result<Self, Problem> {
+        let invalid = |detail| Problem::new(400, "invalid-json", detail).remedy("send one JSON object");
+        let Value::Object(object) = value else { return Err(invalid("it is JSON but not an object")) };
         // `null` says that a field is not set, so that clients need not leave it out.
         let left = object.into_iter().filter(|(_, value)| !value.is_null()).collect();
         Ok(Self { place: Place::Json, left, known: Vec::new() })
     }
 
-    fn take(&mut self, name: &'static str) -> Option<Value> {
+    pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.left.remove(name)
     }
@@ -94,18 +100,24 @@ impl Fields {
         positive.map(Some).ok_or_else(|| Problem::invalid(name, detail()))
     }
 
-    /// Ids of images: a JSON array, or numbers with commas between them in the query string.
-    pub(super) fn ids(&mut self, name: &'static str) -> Result<Vec<u64>, Problem> {
+    /// A time in RFC 3339.
+    pub(super) fn time(&mut self, name: &'static str) -> Result<Option<Timestamp>, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let detail = || format!("`{name}` must be a time such as 2026-01-31T12:00:00Z");
+        text.parse().map(Some).map_err(|_| Problem::invalid(name, detail()))
+    }
+
+    /// Ids: a JSON array, or numbers with commas between them in the query string.
+    pub(super) fn ids(&mut self, name: &'static str, most: u64) -> Result<Vec<u64>, Problem> {
         let Some(value) = self.take(name) else { return Err(missing(name)) };
         let ids: Option<Vec<u64>> = match (&value, self.place) {
             (Value::Array(values), _) => values.iter().map(Value::as_u64).collect(),
             (Value::String(text), Place::Query) => text.split(',').map(|id| id.parse().ok()).collect(),
             _ => None,
         };
-        let ids =
-            ids.ok_or_else(|| Problem::invalid(name, format!("`{name}` must be ids of images, whole numbers")))?;
-        if ids.is_empty() || ids.len() as u64 > MAX_COUNT {
-            let detail = format!("`{name}` must name 1 to {MAX_COUNT} images, not {}", ids.len());
+        let ids = ids.ok_or_else(|| Problem::invalid(name, format!("`{name}` must be ids, whole numbers")))?;
+        if ids.is_empty() || ids.len() as u64 > most {
+            let detail = format!("`{name}` must name 1 to {most} of them, not {}", ids.len());
             return Err(Problem::invalid(name, detail));
         }
         Ok(ids)
@@ -126,6 +138,8 @@ impl Fields {
             task: self.whole("task", 1..=u64::from(u32::MAX))?.map(|task| task as u32),
             source: self.text("source")?,
             label: self.label("label")?.map(String::from),
+            since: self.time("since")?,
+            until: self.time("until")?,
         })
     }
 
@@ -213,7 +227,7 @@ mod tests {
         assert_eq!(fields.k().unwrap(), Some(7));
         assert_eq!(fields.label("label").unwrap().unwrap().as_str(), "speed limit");
         assert_eq!(fields.positive("temperature").unwrap(), Some(0.5));
-        assert_eq!(fields.ids("ids").unwrap(), [3, 4]);
+        assert_eq!(fields.ids("ids", 10).unwrap(), [3, 4]);
         assert_eq!(fields.text("source").unwrap(), None);
         fields.finish().unwrap();
     }
@@ -229,7 +243,7 @@ mod tests {
             assert!(query(text).positive("t").is_err(), "{text}");
         }
         for text in ["ids=", "ids=1,", "ids=a", "none=1"] {
-            assert_eq!(query(text).ids("ids").unwrap_err().field.as_deref(), Some("ids"), "{text}");
+            assert_eq!(query(text).ids("ids", 10).unwrap_err().field.as_deref(), Some("ids"), "{text}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `GET /v1/forgetting` and `/v1/accuracy`: what the evaluation says, in its own form.
+//! `GET /v1/forgetting`, `/v1/forgetting/history` and `/v1/accuracy`: what the evaluation says, in its own form.
 
 use axum::Json;
 use serde_json::Value;
@@ -6,10 +6,29 @@ use serde_json::Value;
 use super::Api;
 use super::fields::NoFields;
 
+/// What each task has lost since it ended
+///
+/// `tasks`: of every task `retained` (0 to 1, how much of what was known at its end is still there), its 95 % interval, the
+/// same in words, and the latest measurement whole. What is not defined is null.
+#[utoipa::path(get, path = "/v1/forgetting", tag = "evaluation", responses(
+    (status = 200, description = "The evaluation's report; null before the first", body = Value),
+    (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn show(api: Api, _: NoFields) -> Json<Value> {
     Json(api.answers.forgetting())
 }
 
+/// How the forgetting of each task went since it ended
+#[utoipa::path(get, path = "/v1/forgetting/history", tag = "evaluation", responses(
+    (status = 200, description = "Of every task: its measurements, oldest first", body = Value),
+    (status = "default", response = crate::serve::openapi::AnyProblem)))]
+pub(super) async fn history(api: Api, _: NoFields) -> Json<Value> {
+    Json(api.answers.forgetting_history())
+}
+
+/// The accuracy matrix of the labelled tasks, and its averages
+#[utoipa::path(get, path = "/v1/accuracy", tag = "evaluation", responses(
+    (status = 200, description = "Rows in the order of time; empty where nothing is labelled", body = Value),
+    (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn accuracy(api: Api, _: NoFields) -> Json<Value> {
     Json(api.answers.accuracy())
 }

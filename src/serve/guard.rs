@@ -21,22 +21,46 @@ pub(super) enum Door {
 
 /// The names under which the TCP listener may be called, each `host:port`.
 #[derive(Debug, Clone)]
-pub(super) struct OwnNames(Arc<[String]>);
+pub(super) struct OwnNames {
+    names: Arc<[String]>,
+    /// Those of the configuration: a proxy in front of the daemon may serve them by https.
+    further: Arc<[String]>,
+}
 
 impl OwnNames {
-    pub(super) fn of(bound: SocketAddr) -> Self {
+    /// `further`: names of the configuration, with a port of their own or without.
+    pub(super) fn of(bound: SocketAddr, further: &[String]) -> Self {
         let port = bound.port();
-        let mut names =
-            vec![format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}"), bound.to_string()];
+        let mut names = vec![format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")];
+        // An address that stands for all of the machine's is nobody's name: a browser that calls it so was tricked.
+        if !bound.ip().is_unspecified() {
+            names.push(bound.to_string());
+        }
+        for name in further {
+            let has_port = name.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+            if !has_port {
+                names.push(format!("{name}:{port}"));
+            }
+            names.push(name.clone());
+        }
         if port == 80 {
             // Clients leave out the port that the scheme implies.
             names.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned()]);
         }
-        Self(names.into())
+        Self { names: names.into(), further: further.into() }
     }
 
     fn contain(&self, name: &str) -> bool {
-        self.0.iter().any(|own| own.eq_ignore_ascii_case(name))
+        self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a page of this origin is the daemon's own.
+    fn are_of(&self, origin: &str) -> bool {
+        match (origin.strip_prefix("http://"), origin.strip_prefix("https://")) {
+            (Some(name), _) => self.contain(name),
+            (_, Some(name)) => self.further.iter().any(|own| own.eq_ignore_ascii_case(name)),
+            _ => false,
+        }
     }
 }
 
@@ -73,9 +97,7 @@ fn host_is_ours(own: &OwnNames, uri: &Uri, headers: &HeaderMap) -> Result<(), Pr
 }
 
 fn origin_is_ours(own: &OwnNames, headers: &HeaderMap) -> Result<(), Problem> {
-    let ours = |origin: &HeaderValue| {
-        origin.to_str().ok().and_then(|text| text.strip_prefix("http://")).is_some_and(|name| own.contain(name))
-    };
+    let ours = |origin: &HeaderValue| origin.to_str().is_ok_and(|origin| own.are_of(origin));
     // Images and scripts of a foreign page come without Origin; browsers say so in these headers instead. Following a link is fine.
     let header = |name| headers.get(name).map(HeaderValue::as_bytes);
     let site = header("sec-fetch-site").unwrap_or(b"none");
@@ -111,7 +133,7 @@ mod tests {
     }
 
     fn own() -> OwnNames {
-        OwnNames::of(([127, 0, 0, 1], 7717).into())
+        OwnNames::of(([127, 0, 0, 1], 7717).into(), &[])
     }
 
     fn host(host: &str) -> bool {
@@ -150,8 +172,23 @@ mod tests {
 
     #[test]
     fn the_port_may_be_left_out_where_it_is_the_schemes_own() {
-        let own = OwnNames::of(([127, 0, 0, 1], 80).into());
+        let own = OwnNames::of(([127, 0, 0, 1], 80).into(), &[]);
         assert!(own.contain("localhost") && own.contain("localhost:80") && !own.contain("evil.example"));
+    }
+
+    #[test]
+    fn further_names_are_those_of_the_configuration_exactly() {
+        let hosts = ["box.example".to_owned(), "proxy.example:443".to_owned()];
+        let own = OwnNames::of(([0, 0, 0, 0], 7717).into(), &hosts);
+        assert!(own.contain("box.example:7717") && own.contain("BOX.example:7717") && own.contain("proxy.example:443"));
+        assert!(own.contain("box.example"), "a proxy on the scheme's own port leaves it out");
+        assert!(own.are_of("https://box.example") && own.are_of("https://proxy.example:443"));
+        assert!(!own.are_of("https://localhost:7717") && !own.are_of("https://evil.example"));
+        for foreign in
+            ["box.example:80", "proxy.example:7717", "0.0.0.0:7717", "a.box.example:7717", "192.168.1.4:7717"]
+        {
+            assert!(!own.contain(foreign), "{foreign}");
+        }
     }
 
     #[test]

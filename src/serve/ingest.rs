@@ -12,6 +12,15 @@ use super::fields::Fields;
 use super::{Api, Problem};
 use crate::daemon::answers::{IngestOutcome, Ingested, PostedFrame};
 
+/// One more image for the stream
+#[utoipa::path(post, path = "/v1/images", tag = "memory",
+    params(("source" = Option<String>, Query, description = "The source it is counted under; `http` where not given"),
+        ("label" = Option<String>, Query, description = "Given to the image if the buffer keeps it")),
+    request_body(description = "A JPEG, PNG, WebP, BMP or PNM file",
+        content((Vec<u8> = "application/octet-stream"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"))),
+    responses((status = 201, description = "Taken in", body = Ingested),
+    (status = 200, description = "Seen before, and not taken in again", body = Ingested),
+    (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn post(api: Api, request: Request) -> Result<(StatusCode, Json<Ingested>), Problem> {
     let (parts, body) = request.into_parts();
     let mut fields = Fields::of_query(&parts.uri)?;

@@ -19,6 +19,7 @@ use super::guard::{Door, OwnNames};
 use super::unix::{Socket, SocketFile};
 use super::{Limits, ServeError};
 use crate::stream::{Peer, Peers};
+use crate::config::ServeSettings;
 
 /// Pause after a failure to accept that will not pass by trying again at once, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -41,15 +42,19 @@ pub struct Server {
     /// Dropped, and so removed, once nothing is accepted any more.
     file: SocketFile,
     bound: Bound,
+    /// Further names under which the TCP listener may be called.
+    hosts: Vec<String>,
 }
 
 impl Server {
     /// Opens both listeners. Port 0 takes a free one: [`Server::bound`] tells which.
     ///
     /// # Errors
-    /// An address beyond loopback, one that is in use, a socket that another process serves or that cannot be made.
-    pub async fn bind(listen: SocketAddr, socket: &Path) -> Result<Self, ServeError> {
-        if !listen.ip().is_loopback() {
+    /// An address beyond loopback while no token is set, one that is in use, a socket that another process serves or that
+    /// cannot be made.
+    pub async fn bind(settings: &ServeSettings, socket: &Path) -> Result<Self, ServeError> {
+        let listen = settings.listen;
+        if !listen.ip().is_loopback() && !settings.has_token() {
             return Err(ServeError::NotLoopback { address: listen });
         }
         let failed = |source: io::Error| match source.kind() {
@@ -60,7 +65,7 @@ impl Server {
         let address = tcp.local_addr().map_err(failed)?;
         let Socket { listener, file } = Socket::bind(socket).await?;
         let bound = Bound { tcp: address, unix: file.path().into() };
-        Ok(Self { tcp, unix: listener, file, bound })
+        Ok(Self { tcp, unix: listener, file, bound, hosts: settings.hosts.clone() })
     }
 
     /// The addresses that were opened.
@@ -70,7 +75,7 @@ impl Server {
 
     /// Serves until `stop`, then answers what is under way, within the drain limit, and removes the socket.
     pub async fn run(self, router: Router, limits: &Limits, stop: CancellationToken) {
-        let own = OwnNames::of(self.bound.tcp);
+        let own = OwnNames::of(self.bound.tcp, &self.hosts);
         let kill = CancellationToken::new();
         let connections = TaskTracker::new();
         let terms = Arc::new(Terms { router, limits: limits.clone(), stop: stop.clone(), kill: kill.clone() });
@@ -188,7 +193,7 @@ mod tests {
         let limits = Limits::new(&ServeSettings::default(), &DecodeSettings::default());
         let terms =
             Arc::new(Terms { router: Router::new(), limits, stop: stop.clone(), kill: CancellationToken::new() });
-        let door = Door::Tcp(OwnNames::of(([127, 0, 0, 1], 1).into()));
+        let door = Door::Tcp(OwnNames::of(([127, 0, 0, 1], 1).into(), &[]));
         let (inlet, connections) = (Failing(kind, Arc::clone(&count)), TaskTracker::new());
         let end = async {
             sleep(ACCEPT_PAUSE * 3).await;

@@ -15,6 +15,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::daemon::answers::AnswerError;
 
@@ -39,9 +40,10 @@ pub struct Problem {
     retry_after_seconds: Option<u32>,
 }
 
-/// A problem as it travels.
-#[derive(Serialize, Deserialize)]
-struct Wire {
+/// What is wrong, where, and what to do about it (RFC 9457).
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Wire {
     /// A URN that ends in the code.
     #[serde(rename = "type")]
     kind: String,
@@ -128,7 +130,18 @@ impl From<AnswerError> for Problem {
             AnswerError::UnknownImage { .. } | AnswerError::UnknownTask { .. } | AnswerError::UnknownSource { .. } => {
                 (404, None)
             }
-            AnswerError::InvalidLabel { .. } => (400, None),
+            AnswerError::InvalidLabel { .. } | AnswerError::Invalid { .. } => (400, None),
+            AnswerError::OtherEncoder { .. } => (409, None),
+            AnswerError::Busy { .. } => (503, Some(5)),
+            AnswerError::InBatch { place, error } => {
+                let inner = Self::from((**error).clone());
+                // A fault or a full disk says the same wherever it is met.
+                return match inner.status {
+                    500.. => inner,
+                    _ => Self { detail: format!("number {place} of the batch: {}", inner.detail), ..inner }
+                        .field("subjects"),
+                };
+            }
             AnswerError::NoEncoderYet => (503, Some(5)),
             AnswerError::Overloaded { .. } => (429, Some(1)),
             AnswerError::Draining => (503, Some(10)),
@@ -144,6 +157,10 @@ impl From<AnswerError> for Problem {
             return Self::new(status, error.code(), "the state could not be written").remedy(error.remedy());
         }
         let problem = Self::new(status, error.code(), error.detail()).remedy(error.remedy());
+        let problem = match &error {
+            AnswerError::Invalid { field, .. } => problem.field(*field),
+            _ => problem,
+        };
         Self { retry_after_seconds: retry_after, ..problem }
     }
 }

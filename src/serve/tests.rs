@@ -11,11 +11,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Bound, Hooks, Limits, Server, router};
+use super::{Access, Bound, Hooks, Limits, Server, router};
 use crate::config::{DecodeSettings, ServeSettings};
 use crate::daemon::answers::Answers;
 use crate::daemon::answers::fake::Fake;
 
+mod access;
+mod changes;
 mod connections;
 mod doors;
 mod resources;
@@ -35,10 +37,15 @@ impl Daemon {
     }
 
     pub(crate) async fn of(fake: Fake, limits: &Limits, hooks: Hooks) -> Self {
+        Self::with(fake, limits, hooks, &settings()).await
+    }
+
+    pub(crate) async fn with(fake: Fake, limits: &Limits, hooks: Hooks, settings: &ServeSettings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::bind(([127, 0, 0, 1], 0).into(), &folder.path().join("lumpd.sock")).await.unwrap();
+        let server = Server::bind(settings, &folder.path().join("lumpd.sock")).await.unwrap();
+        let access = Access::load(settings).unwrap();
         let (bound, fake, stop) = (server.bound().clone(), Arc::new(fake), CancellationToken::new());
-        let api = router(Arc::clone(&fake) as Arc<dyn Answers>, limits, hooks);
+        let api = router(Arc::clone(&fake) as Arc<dyn Answers>, limits, hooks, &access);
         let (limits, stopped) = (limits.clone(), stop.clone());
         let served = tokio::spawn(async move { server.run(api, &limits, stopped).await });
         Self { bound, fake, stop, served, folder }
@@ -80,6 +87,11 @@ impl Drop for Daemon {
         self.fake.release();
         self.stop.cancel();
     }
+}
+
+/// A free port, and no limit to what the tests ask in a second.
+pub(crate) fn settings() -> ServeSettings {
+    ServeSettings { listen: ([127, 0, 0, 1], 0).into(), requests_per_second: 0.0, ..ServeSettings::default() }
 }
 
 /// Small and short ones, so that the tests of what exceeds them are fast.

@@ -1,11 +1,12 @@
 //! The log: to standard error, as text or as one JSON object a line.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::OnceLock;
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt, registry};
+use tracing_subscriber::{Layer, Registry, fmt, registry, reload};
 
 use crate::config::{LogFormat, LogSettings};
 
@@ -31,17 +32,42 @@ impl LogError {
     }
 }
 
+/// The filter of this process's log, to be changed while it runs.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+fn parse(filter: &str) -> Result<Targets, LogError> {
+    filter.parse().map_err(|error| LogError::Filter { filter: filter.into(), reason: format!("{error}") })
+}
+
 /// Sends all events of this process that pass `settings.filter` to standard error.
+///
+/// # Errors
+/// A filter that cannot be read, or a log that was started before.
 pub fn start_log(settings: &LogSettings) -> Result<(), LogError> {
-    let filter: Targets = settings
-        .filter
-        .parse()
-        .map_err(|error| LogError::Filter { filter: settings.filter.clone(), reason: format!("{error}") })?;
+    let (filter, handle) = reload::Layer::new(parse(&settings.filter)?);
     let lines = match settings.format {
         LogFormat::Text => fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).boxed(),
         LogFormat::Json => fmt::layer().with_writer(stderr).json().flatten_event(true).boxed(),
     };
-    registry().with(lines.with_filter(filter)).try_init().map_err(|_| LogError::Started)
+    registry().with(lines.with_filter(filter)).try_init().map_err(|_| LogError::Started)?;
+    // The first start has it: a second one has failed above.
+    let _ = FILTER.set(handle);
+    Ok(())
+}
+
+/// Lets other events pass from now on. Does nothing where no log was started.
+///
+/// # Errors
+/// A filter that cannot be read.
+pub fn change_log(filter: &str) -> Result<(), LogError> {
+    let filter = parse(filter)?;
+    if let Some(handle) = FILTER.get()
+        && handle.reload(filter).is_err()
+    {
+        // The subscriber lives as long as the process: there is none that it could have lost.
+        return Err(LogError::Started);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,6 @@ mod names;
 #[allow(clippy::disallowed_macros)]
 mod record;
 
-pub use log::{LogError, start_log};
+pub use log::{LogError, change_log, start_log};
 pub use names::{Kind, Label, Metric};
 pub use record::{InstallError, Renderer, count, gauge, install, observe, total};

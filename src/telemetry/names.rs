@@ -115,6 +115,9 @@ metrics! {
     LearnLoss "learn_loss" Gauge [Objective] "Loss of the last gradient step.";
     LearnRollbacks "learn_rollbacks_total" Counter [] "Times that training went back to a checkpoint.";
     LearnFrozen "learn_frozen" Gauge [] "Whether training was given up: 1, else 0.";
+    LearnHalved "learn_halved" Gauge [] "Whether batches are halved, since the device ran out of memory: 1, else 0.";
+    LearnOutOfBounds "learn_out_of_bounds_total" Counter [] "Gradient steps dropped, since their loss or gradient was far out of what was usual.";
+    LearnPaused "learn_paused" Gauge [] "Whether training rests because somebody asked for it: 1, else 0.";
     LearnNonfinite "learn_nonfinite_total" Counter [] "Gradient steps dropped, since their loss or gradient was not finite.";
 
     ReplaySlots "replay_slots" Gauge [] "Images that the replay buffer can keep.";
@@ -142,6 +145,9 @@ metrics! {
     CheckpointTimestamp "checkpoint_timestamp_seconds" Gauge [] "When the last checkpoint was written, in seconds since 1970.";
     CheckpointDuration "checkpoint_duration_seconds" Histogram [] "Time to write one checkpoint.";
     CheckpointErrors "checkpoint_errors_total" Counter [] "Checkpoints that could not be written.";
+
+    ConfigReloadSuccess "config_reload_success" Gauge [] "Whether the last reload of the configuration was taken: 1, else 0.";
+    ConfigReloadTimestamp "config_reload_timestamp_seconds" Gauge [] "When the configuration was last reloaded, in seconds since 1970.";
 
     DatabaseWritable "state_database_writable" Gauge [] "Whether the state folder's database takes writes: 1, else 0.";
     DatabaseFailures "state_database_failures_total" Counter [] "Times that the database was closed, since the disk refused.";

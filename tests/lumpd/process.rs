@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -161,6 +161,11 @@ impl Process {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
 }
 
 impl fmt::Display for Process {
@@ -233,6 +238,30 @@ impl Daemon {
         Self { process: Process::spawn(command), socket: state.join("lumpd.sock") }
     }
 
+    /// As [`Daemon::start`], with further variables in its environment.
+    pub fn start_in<S: AsRef<OsStr>>(state: &Path, arguments: &[S], environment: &[(&str, &OsStr)]) -> Self {
+        let mut command = lumpd();
+        command.arg("run").arg("--state-dir").arg(state);
+        SMALL.iter().for_each(|setting| {
+            command.arg("--set").arg(setting);
+        });
+        command.args(arguments).envs(environment.iter().copied());
+        let mut daemon = Self { process: Process::spawn(command), socket: state.join("lumpd.sock") };
+        daemon.wait("readiness", |daemon| daemon.try_get("/readyz").is_some_and(|answer| answer.status == 200));
+        daemon
+    }
+
+    /// The API's unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Sends it a signal, such as `HUP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -293,6 +322,17 @@ impl Daemon {
         exchange(stream, &format!("GET /v1/status HTTP/1.1\r\n{headers}"), &[]).expect("it answers")
     }
 
+    /// Over TCP, at an address of one's own choice.
+    pub fn request_over_tcp_at(&self, address: &str, headers: &str) -> Answer {
+        self.request_at(address, "GET", "/v1/status", headers)
+    }
+
+    /// Any method over TCP, without a body.
+    pub fn request_at(&self, address: &str, method: &str, path: &str, headers: &str) -> Answer {
+        let stream = TcpStream::connect(address).expect("it listens");
+        exchange(stream, &format!("{method} {path} HTTP/1.1\r\n{headers}"), &[]).expect("it answers")
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         self.request("GET", path, "text/plain", &[])
     }
@@ -327,7 +367,7 @@ impl Daemon {
             let ended = self.process.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "the daemon ended before {what}: {ended:?}\n{}", self.process);
             assert!(start.elapsed() < PATIENCE, "no {what} within {PATIENCE:?}\n{}", self.process);
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -341,6 +381,24 @@ impl Daemon {
     /// `kill -9`.
     pub fn kill(self) {
         self.process.kill();
+    }
+
+    /// `kill -9`; then everything it had logged.
+    pub fn kill_with_log(mut self) -> String {
+        self.process.child.kill().expect("it runs");
+        self.process.child.wait().expect("it ends");
+        self.process.log.take().map(Reading::into_text).unwrap_or_default()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    /// Posts an encoded image; the status, where there is an answer.
+    pub fn try_post(&self, path: &str, image: &[u8]) -> Option<u16> {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n");
+        self.connect().and_then(|stream| exchange(stream, &head, image)).ok().map(|answer| answer.status)
     }
 
     /// SIGTERM; then its exit code and its log.

@@ -280,7 +280,7 @@ mod tests {
             score: 0.9,
         };
         let neighbours = vec![neighbour(gear), neighbour(gear), neighbour(nut)];
-        let answer = Neighbours { encoder: "ab".into(), encoder_version: 3, neighbours };
+        let answer = Neighbours { encoder: "ab".into(), encoder_version: 3, neighbours, next: None };
         let line = story.answer(Product::Gear, &answer, &shots());
         assert!(line.contains("Nearest 3: 2 gear, 1 nut.  Right. (encoder version 3)"), "{line}");
         let line = story.answer(Product::Nut, &answer, &shots());

@@ -37,6 +37,26 @@ pub enum AnswerError {
         label: String,
         why: &'static str,
     },
+    /// A field whose value is not possible here.
+    Invalid {
+        field: &'static str,
+        detail: String,
+        remedy: &'static str,
+    },
+    /// The vector comes from another encoder than the published one.
+    OtherEncoder {
+        given: String,
+        published: String,
+    },
+    /// The subject of that place in a batch, counted from 0, is in error.
+    InBatch {
+        place: usize,
+        error: Box<AnswerError>,
+    },
+    /// The thread that does it has not come to it in time.
+    Busy {
+        what: &'static str,
+    },
     NoEncoderYet,
     /// Something is full: `what` names it.
     Overloaded {
@@ -65,6 +85,10 @@ impl AnswerError {
             Self::UnknownTask { .. } => "unknown-task",
             Self::UnknownSource { .. } => "unknown-source",
             Self::InvalidLabel { .. } => "invalid-label",
+            Self::Invalid { .. } => "invalid-parameter",
+            Self::OtherEncoder { .. } => "other-encoder",
+            Self::InBatch { error, .. } => error.code(),
+            Self::Busy { .. } => "busy",
             Self::NoEncoderYet => "no-encoder-yet",
             Self::Overloaded { .. } => "overloaded",
             Self::Draining => "draining",
@@ -84,6 +108,12 @@ impl AnswerError {
             Self::UnknownTask { id } => format!("there is no task {id}"),
             Self::UnknownSource { name } => format!("there is no source {name:?}"),
             Self::InvalidLabel { label, why } => format!("{label:?} cannot be a label: {why}"),
+            Self::Invalid { detail, .. } => detail.clone(),
+            Self::OtherEncoder { given, published } => {
+                format!("the vector was made by encoder {given:?}, and {published} is published now")
+            }
+            Self::InBatch { place, error } => format!("number {place} of the batch: {}", error.detail()),
+            Self::Busy { what } => format!("{what} has not come to it in time"),
             Self::NoEncoderYet => "no version of the encoder has been published yet".into(),
             Self::Overloaded { what } => format!("{what} is full"),
             Self::Draining => "the daemon is stopping".into(),
@@ -105,6 +135,10 @@ impl AnswerError {
             Self::UnknownTask { .. } => "take an id from the list of tasks",
             Self::UnknownSource { .. } => "take a name from the list of sources",
             Self::InvalidLabel { .. } => "use 1 to 64 bytes of printable text without surrounding spaces",
+            Self::Invalid { remedy, .. } => remedy,
+            Self::OtherEncoder { .. } => "embed the image again: vectors of different encoders cannot be compared",
+            Self::InBatch { error, .. } => error.remedy(),
+            Self::Busy { .. } => "it will still be done; look at the status in a while",
             Self::NoEncoderYet => "try again in a few seconds: the first version is published soon after the start",
             Self::Overloaded { .. } => "try again later, or send fewer requests at once",
             Self::Draining => "try again once the daemon runs again",

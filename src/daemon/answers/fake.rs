@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::*;
 
-#[derive(Default)]
 pub(crate) struct Fake {
+    latest: watch::Sender<u64>,
     memory: Mutex<Memory>,
     released: Mutex<bool>,
     release: Condvar,
@@ -21,6 +22,12 @@ pub(crate) struct Fake {
 struct Memory {
     images: BTreeMap<u64, (StoredImage, Bytes)>,
     unready: bool,
+    paused: Option<Timestamp>,
+    /// Numbers of the events that happened beyond the first five.
+    further: u64,
+    stopping: bool,
+    name: Option<String>,
+    boundaries: u32,
 }
 
 const ENCODER: &str = "0123abcd";
@@ -28,7 +35,12 @@ const ENCODER: &str = "0123abcd";
 impl Fake {
     /// Six images of two tasks from two sources, the first two labelled.
     pub(crate) fn new() -> Self {
-        let fake = Self::default();
+        let fake = Self {
+            latest: watch::Sender::new(5),
+            memory: Mutex::default(),
+            released: Mutex::default(),
+            release: Condvar::new(),
+        };
         for number in 1..=6_u8 {
             let image = Bytes::from(format!("image:{}", char::from(b'a' + number)));
             let source = if number % 2 == 0 { "even" } else { "odd" };
@@ -42,6 +54,18 @@ impl Fake {
         let fake = Self::new();
         fake.memory().unready = true;
         fake
+    }
+
+    /// Lets one more event happen.
+    pub(crate) fn happen(&self) {
+        self.memory().further += 1;
+        self.latest.send_modify(|latest| *latest += 1);
+    }
+
+    /// From here on the daemon says that it stops.
+    pub(crate) fn stopping(&self) {
+        self.memory().stopping = true;
+        self.happen();
     }
 
     /// Lets every `slow:` image go on.
@@ -72,6 +96,14 @@ impl Fake {
         let image = match subject {
             Subject::Encoded(image) => image.clone(),
             Subject::Stored(id) => self.memory().images.get(id).ok_or(AnswerError::UnknownImage { id: *id })?.1.clone(),
+            Subject::Vector { encoder: Some(given), .. } if given != ENCODER => {
+                return Err(AnswerError::OtherEncoder { given: given.clone(), published: ENCODER.into() });
+            }
+            Subject::Vector { vector, .. } if vector.len() != 2 => {
+                let detail = format!("`vector` must have 2 numbers, not {}", vector.len());
+                return Err(AnswerError::Invalid { field: "vector", detail, remedy: "send an embedding" });
+            }
+            Subject::Vector { vector, .. } => return Ok(f64::from(vector[1]).atan2(f64::from(vector[0]))),
         };
         let angle = self.decode(&image)?;
         if self.memory().unready { Err(AnswerError::NoEncoderYet) } else { Ok(angle) }
@@ -103,7 +135,11 @@ impl Answers for Fake {
         let unready = self.memory().unready;
         Status {
             version: "0.1.0".into(),
-            state: if unready { DaemonState::Starting } else { DaemonState::Running },
+            state: match (unready, self.memory().stopping) {
+                (true, _) => DaemonState::Starting,
+                (false, true) => DaemonState::Draining,
+                (false, false) => DaemonState::Running,
+            },
             uptime_seconds: 61.5,
             device: DeviceStatus { asked: "auto".into(), taken: "cpu (2 threads)".into(), reason: "no GPU".into() },
             preset: "resnet18-w16".into(),
@@ -122,9 +158,13 @@ impl Answers for Fake {
                 images_trained: 6,
                 skipped_for_training: 0,
                 nonfinite_steps: 0,
+                out_of_bounds_steps: 0,
+                rollbacks: 0,
+                halved: false,
                 images_per_second: 12.5,
                 idle: true,
                 frozen: None,
+                paused_since: self.memory().paused,
             },
             segment: SegmentStatus {
                 phase: "stable".into(),
@@ -161,7 +201,7 @@ impl Answers for Fake {
     fn tasks(&self) -> Vec<TaskStatus> {
         let task = |id: u32, first_frame: u64, current: bool| TaskStatus {
             id,
-            name: format!("task-{id}"),
+            name: self.memory().name.clone().filter(|_| id == 1).unwrap_or_else(|| format!("task-{id}")),
             spans: vec![TaskSpan {
                 first_frame,
                 last_frame: (!current).then_some(first_frame + 2),
@@ -176,7 +216,10 @@ impl Answers for Fake {
             probes: 1,
             exemplars: vec![first_frame],
         };
-        vec![task(1, 1, false), task(2, 4, true)]
+        let boundaries = self.memory().boundaries;
+        let mut tasks = vec![task(1, 1, false), task(2, 4, boundaries == 0)];
+        tasks.extend((0..boundaries).map(|at| task(3 + at, 7, at + 1 == boundaries)));
+        tasks
     }
 
     fn task(&self, id: u32) -> Result<TaskStatus, AnswerError> {
@@ -204,7 +247,7 @@ impl Answers for Fake {
         self.image(id).map(|stored| format!("\u{89}PNG {}", stored.id).into_bytes())
     }
 
-    fn query(&self, subject: &Subject, k: Option<usize>, filter: &Filter) -> Result<Neighbours, AnswerError> {
+    fn query(&self, subject: &Subject, page: &Page, filter: &Filter) -> Result<Neighbours, AnswerError> {
         let angle = self.angle(subject)?;
         if let Some(id) = filter.task.filter(|id| *id > 2) {
             return Err(AnswerError::UnknownTask { id });
@@ -224,8 +267,26 @@ impl Answers for Fake {
         let mut neighbours: Vec<_> =
             fitting.map(|(stored, image)| Neighbour { image: stored.clone(), score: score(image) }).collect();
         neighbours.sort_by(|a, b| b.score.total_cmp(&a.score));
-        neighbours.truncate(k.unwrap_or(2));
-        Ok(Neighbours { encoder: ENCODER.into(), encoder_version: 3, neighbours })
+        let end = page.offset + page.k.unwrap_or(2);
+        let next = (neighbours.len() > end).then_some(end as u64);
+        neighbours.truncate(end);
+        neighbours.drain(..page.offset.min(neighbours.len()));
+        Ok(Neighbours { encoder: ENCODER.into(), encoder_version: 3, neighbours, next })
+    }
+
+    fn query_batch(
+        &self,
+        subjects: &[Subject],
+        k: Option<usize>,
+        filter: &Filter,
+    ) -> Result<NeighbourBatch, AnswerError> {
+        let page = Page { k, offset: 0 };
+        let of = |(place, subject): (usize, &Subject)| match self.query(subject, &page, filter) {
+            Ok(found) => Ok(found.neighbours),
+            Err(error) => Err(AnswerError::InBatch { place, error: Box::new(error) }),
+        };
+        let results = subjects.iter().enumerate().map(of).collect::<Result<_, _>>()?;
+        Ok(NeighbourBatch { encoder: ENCODER.into(), encoder_version: 3, results })
     }
 
     fn embed(&self, subject: &Subject) -> Result<Embedding, AnswerError> {
@@ -237,6 +298,11 @@ impl Answers for Fake {
         })
     }
 
+    fn embed_batch(&self, subjects: &[Subject]) -> Result<EmbeddingBatch, AnswerError> {
+        let vectors = subjects.iter().map(|subject| self.embed(subject).map(|embedding| embedding.vector));
+        Ok(EmbeddingBatch { encoder: ENCODER.into(), encoder_version: 3, vectors: vectors.collect::<Result<_, _>>()? })
+    }
+
     fn classify(
         &self,
         subject: &Subject,
@@ -244,7 +310,7 @@ impl Answers for Fake {
         temperature: Option<f64>,
     ) -> Result<Classification, AnswerError> {
         let labels = self.labels();
-        let near = self.query(subject, k, &Filter::default())?;
+        let near = self.query(subject, &Page { k, offset: 0 }, &Filter::default())?;
         let neighbours: Vec<_> = near.neighbours.into_iter().filter(|near| near.image.label.is_some()).collect();
         let label = labels.first().map(|entry| entry.label.clone());
         let probabilities =
@@ -298,7 +364,8 @@ impl Answers for Fake {
             message: format!("task {sequence} begins"),
             data: json!({"task": sequence}),
         };
-        let events: Vec<_> = (1..=5).filter(|sequence| *sequence > after).take(limit).map(event).collect();
+        let last = 5 + self.memory().further;
+        let events: Vec<_> = (1..=last).filter(|sequence| *sequence > after).take(limit).map(event).collect();
         let next = events.last().map_or(after, |event| event.sequence);
         Events { events, oldest: Some(1), next }
     }
@@ -315,5 +382,118 @@ impl Answers for Fake {
         let stored = StoredImage::new(id, Some(task), timestamp(id as i64), source, frame.label.map(String::from));
         memory.images.insert(id, (stored, frame.image));
         Ok(Ingested { outcome: IngestOutcome::Accepted, id: Some(id) })
+    }
+}
+
+impl Controls for Fake {
+    fn pause_training(&self) -> TrainingState {
+        let mut memory = self.memory();
+        memory.paused = Some(timestamp(0));
+        TrainingState { paused_since: memory.paused, frozen: None, steps: 130 }
+    }
+
+    fn resume_training(&self) -> TrainingState {
+        self.memory().paused = None;
+        TrainingState { paused_since: None, frozen: None, steps: 130 }
+    }
+
+    fn checkpoint_now(&self) -> Result<CheckpointStatus, AnswerError> {
+        Ok(CheckpointStatus { written_at: timestamp(0), age_seconds: 0.0, step: 130 })
+    }
+
+    fn mark_boundary(&self, source: Option<&str>, _: Option<&str>) -> Result<TaskStatus, AnswerError> {
+        if let Some(name) = source.filter(|name| !["odd", "even"].contains(name)) {
+            return Err(AnswerError::UnknownSource { name: name.into() });
+        }
+        let id = {
+            let mut memory = self.memory();
+            memory.boundaries += 1;
+            2 + memory.boundaries
+        };
+        self.task(id)
+    }
+
+    fn rename_task(&self, id: u32, name: &str) -> Result<TaskStatus, AnswerError> {
+        if name.is_empty() {
+            let detail = "a task's name has 1 to 64 characters".into();
+            return Err(AnswerError::Invalid { field: "name", detail, remedy: "choose another name" });
+        }
+        self.task(id)?;
+        self.memory().name = Some(name.into());
+        self.task(id)
+    }
+
+    fn merge_tasks(&self, a: u32, b: u32) -> Result<TaskStatus, AnswerError> {
+        if a == b {
+            let detail = format!("tasks {a} and {b} cannot be merged");
+            return Err(AnswerError::Invalid { field: "tasks", detail, remedy: "name two different tasks" });
+        }
+        self.task(b)?;
+        self.task(a)
+    }
+
+    fn forget_images(&self, ids: &[u64]) -> Result<Forgotten, AnswerError> {
+        let mut memory = self.memory();
+        let (known, unknown): (Vec<u64>, Vec<u64>) = ids.iter().partition(|id| memory.images.contains_key(id));
+        known.iter().for_each(|id| drop(memory.images.remove(id)));
+        Ok(Forgotten { forgotten: known.len() as u64, unknown })
+    }
+}
+
+impl Surveys for Fake {
+    fn images(
+        &self,
+        filter: &Filter,
+        newest_first: bool,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<StoredImage>, AnswerError> {
+        let memory = self.memory();
+        let beyond = |id: u64| after.is_none_or(|after| if newest_first { id < after } else { id > after });
+        let fits = |stored: &&StoredImage| {
+            beyond(stored.id)
+                && filter.task.is_none_or(|task| stored.task == Some(task))
+                && filter.since.is_none_or(|since| stored.captured_at >= since)
+        };
+        let mut images: Vec<_> = memory.images.values().map(|(stored, _)| stored).filter(fits).cloned().collect();
+        if newest_first {
+            images.reverse();
+        }
+        images.truncate(limit);
+        Ok(images)
+    }
+
+    fn history(&self, _: Option<Timestamp>) -> History {
+        History { interval_seconds: 2.0, samples: vec![] }
+    }
+
+    fn forgetting_history(&self) -> Value {
+        json!([])
+    }
+
+    fn map(&self, _: usize) -> Result<EmbeddingMap, AnswerError> {
+        let points = vec![MapPoint { id: 1, task: Some(1), label: None, x: 0.5, y: -0.5 }];
+        let (encoder, explained) = (ENCODER.into(), vec![Some(0.5), Some(0.25)]);
+        Ok(EmbeddingMap { encoder, encoder_version: 3, explained, rows: 6, points })
+    }
+
+    fn embeddings(&self, _: &Filter, after: u64, limit: usize) -> Result<EmbeddingRows, AnswerError> {
+        let all: Vec<u64> = self.memory().images.keys().copied().filter(|id| *id > after).collect();
+        let rows: Vec<_> =
+            all.iter().take(limit).map(|id| EmbeddingRow { id: *id, vector: vec![1.0, *id as f32] }).collect();
+        let next = (all.len() > limit).then(|| rows.last().map(|row| row.id)).flatten();
+        Ok(EmbeddingRows { encoder: ENCODER.into(), encoder_version: 3, width: 2, rows, next })
+    }
+
+    fn bank_file(&self) -> Result<ExportedFile, AnswerError> {
+        Ok(ExportedFile { encoder: ENCODER.into(), encoder_version: 3, bytes: b"bank".to_vec() })
+    }
+
+    fn encoder_file(&self) -> Result<ExportedFile, AnswerError> {
+        Ok(ExportedFile { encoder: ENCODER.into(), encoder_version: 3, bytes: b"encoder".to_vec() })
+    }
+
+    fn follow_events(&self) -> watch::Receiver<u64> {
+        self.latest.subscribe()
     }
 }

@@ -2,11 +2,12 @@
 //! versions cannot be compared.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::StoredImage;
 
 /// A stored image and how near it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Neighbour {
     #[serde(flatten)]
     pub image: StoredImage,
@@ -15,7 +16,7 @@ pub struct Neighbour {
 }
 
 /// The nearest stored images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Neighbours {
     /// Hash of the encoder's weights.
     pub encoder: String,
@@ -23,10 +24,34 @@ pub struct Neighbours {
     pub encoder_version: u64,
     /// Best first; fewer than asked for where the bank or the filter has no more.
     pub neighbours: Vec<Neighbour>,
+    /// Ask for the next page with `offset` this number; null on the last. Pages fit together only while the encoder is the same.
+    pub next: Option<u64>,
+}
+
+/// The answers to several questions, in their order, all by one version of the encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NeighbourBatch {
+    /// Hash of the encoder's weights.
+    pub encoder: String,
+    /// The published version's number.
+    pub encoder_version: u64,
+    /// One list for each question, best first.
+    pub results: Vec<Vec<Neighbour>>,
+}
+
+/// Several images as one encoder sees them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EmbeddingBatch {
+    /// Hash of the encoder's weights.
+    pub encoder: String,
+    /// The published version's number.
+    pub encoder_version: u64,
+    /// One for each image, in the order asked for, each of length 1 (L2).
+    pub vectors: Vec<Vec<f32>>,
 }
 
 /// An image as the encoder sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Embedding {
     /// Hash of the encoder's weights.
     pub encoder: String,
@@ -37,7 +62,7 @@ pub struct Embedding {
 }
 
 /// What the labelled neighbours of an image say it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Classification {
     /// Hash of the encoder's weights.
     pub encoder: String,
@@ -56,7 +81,7 @@ pub struct Classification {
 }
 
 /// A label and its share of the vote.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LabelProbability {
     pub label: String,
     pub probability: f64,

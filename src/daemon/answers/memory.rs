@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A stretch of the stream between two boundaries.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TaskStatus {
     /// From 1.
     pub id: u32,
@@ -28,7 +29,7 @@ pub struct TaskStatus {
 }
 
 /// One time that a task was current.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TaskSpan {
     /// Id of the first frame.
     pub first_frame: u64,
@@ -41,7 +42,7 @@ pub struct TaskSpan {
 }
 
 /// The replay buffer in five numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BufferSummary {
     /// Images it can hold.
     pub slots: u64,
@@ -58,7 +59,7 @@ pub struct BufferSummary {
 }
 
 /// The replay buffer and what it is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BufferStatus {
     #[serde(flatten)]
     pub summary: BufferSummary,
@@ -75,14 +76,14 @@ pub struct BufferStatus {
 }
 
 /// How much of the buffer a task has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TaskShare {
     pub task: Option<u32>,
     pub images: u64,
 }
 
 /// What is known of an image in the buffer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoredImage {
     pub id: u64,
     pub task: Option<u32>,
@@ -101,7 +102,7 @@ impl StoredImage {
 }
 
 /// A label in use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LabelCount {
     pub label: String,
     /// Stored images that carry it.
@@ -109,7 +110,7 @@ pub struct LabelCount {
 }
 
 /// What setting or removing labels did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LabelChange {
     /// The label given; null where labels were removed.
     pub label: Option<String>,
@@ -118,7 +119,7 @@ pub struct LabelChange {
 }
 
 /// What became of a frame that was handed in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Ingested {
     pub outcome: IngestOutcome,
     /// The frame's id; for a duplicate that of the first, null where that is no longer known.
@@ -126,7 +127,7 @@ pub struct Ingested {
 }
 
 /// Refusals are errors, not outcomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum IngestOutcome {
     Accepted,

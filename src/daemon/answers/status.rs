@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::BufferSummary;
 
 /// Whether queries are answered now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
     pub ready: bool,
     /// What is still missing; empty where ready.
@@ -16,7 +17,7 @@ pub struct Readiness {
 }
 
 /// Where the daemon is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonState {
     /// State is restored, the device is taken, sources are not open yet.
@@ -27,7 +28,7 @@ pub enum DaemonState {
 }
 
 /// The daemon on one page.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of lumpd.
     pub version: String,
@@ -51,7 +52,7 @@ pub struct Status {
 }
 
 /// Whether the state folder's database takes writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatabaseStatus {
     pub writable: bool,
     /// What stands in the way, and what to do; null where it is writable.
@@ -63,7 +64,7 @@ pub struct DatabaseStatus {
 }
 
 /// What was asked for, what was taken, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceStatus {
     /// `auto`, `cpu`, `cuda` or `metal`, as configured.
     pub asked: String,
@@ -74,7 +75,7 @@ pub struct DeviceStatus {
 }
 
 /// The version of the encoder that answers come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EncoderStatus {
     /// Counts published versions, from 1.
     pub version: u64,
@@ -86,7 +87,7 @@ pub struct EncoderStatus {
 }
 
 /// What comes in, over all sources.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StreamStatus {
     /// Frames received since the start.
     pub received: u64,
@@ -97,7 +98,7 @@ pub struct StreamStatus {
 }
 
 /// What training does.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LearnStatus {
     pub objective: String,
     pub strategy: String,
@@ -111,16 +112,27 @@ pub struct LearnStatus {
     pub skipped_for_training: u64,
     /// Steps left out because loss or gradient was not finite.
     pub nonfinite_steps: u64,
+    /// Steps left out because loss or gradient was far out of what was usual.
+    #[serde(default)]
+    pub out_of_bounds_steps: u64,
+    /// Times that training went back to a checkpoint.
+    #[serde(default)]
+    pub rollbacks: u64,
+    /// Batches are halved, since the device ran out of memory.
+    #[serde(default)]
+    pub halved: bool,
     /// Images through training a second, replayed ones included; mean over the last seconds.
     pub images_per_second: f64,
     /// No frame has come for a while; the learner rehearses from the buffer.
     pub idle: bool,
     /// Why training was given up; null where it goes on.
     pub frozen: Option<String>,
+    /// Since when training rests because somebody asked for it; null where it goes on.
+    pub paused_since: Option<Timestamp>,
 }
 
 /// What segmentation sees now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SegmentStatus {
     /// The detector's phase in its own words, such as `calibrating` or `stable`.
     pub phase: String,
@@ -137,7 +149,7 @@ pub struct SegmentStatus {
 }
 
 /// The last checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CheckpointStatus {
     pub written_at: Timestamp,
     pub age_seconds: f64,
@@ -146,7 +158,7 @@ pub struct CheckpointStatus {
 }
 
 /// How a source is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
     /// Opening, or going through what was there already.
@@ -158,7 +170,7 @@ pub enum SourceState {
 }
 
 /// One inlet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SourceStatus {
     pub name: String,
     /// `directory`, `unix`, `tcp` or `http`.
@@ -183,7 +195,7 @@ pub struct SourceStatus {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Counts events since the start of the daemon, from 1.
     pub sequence: u64,
@@ -193,11 +205,12 @@ pub struct Event {
     /// One line for people.
     pub message: String,
     /// What belongs to the kind: ids and numbers.
+    #[schema(value_type = Object)]
     pub data: serde_json::Value,
 }
 
 /// A part of the recent past.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Events {
     /// Oldest first.
     pub events: Vec<Event>,

@@ -48,7 +48,8 @@ impl Live {
     }
 
     fn learn_status(&self) -> LearnStatus {
-        let settings = &self.config.learn;
+        let config = self.config();
+        let settings = &config.learn;
         let mut learning = self.shared.learning();
         LearnStatus {
             objective: name_of(settings.objective),
@@ -58,13 +59,17 @@ impl Live {
             images_trained: learning.images_trained,
             skipped_for_training: self.mailbox.skipped(),
             nonfinite_steps: learning.nonfinite_steps,
+            out_of_bounds_steps: learning.out_of_bounds_steps,
+            rollbacks: learning.rollbacks,
+            halved: learning.halved,
             images_per_second: learning.rate.per_second(),
             idle: learning.idle,
             frozen: learning.frozen.clone(),
+            paused_since: learning.paused_since,
         }
     }
 
-    fn checkpoint_status(&self) -> Option<CheckpointStatus> {
+    pub(super) fn checkpoint_status(&self) -> Option<CheckpointStatus> {
         let written = self.shared.learning().checkpoint.clone()?;
         let age = Timestamp::now().duration_since(written.at).as_secs_f64();
         Some(CheckpointStatus { written_at: written.at, age_seconds: age.max(0.0), step: written.step })
@@ -168,8 +173,8 @@ impl Live {
         let labelled = metas.iter().filter(|meta| self.labels.get(meta.id).is_some()).count();
         BufferStatus {
             summary: self.buffer_summary(),
-            policy: name_of(self.config.replay.policy),
-            durability: name_of(self.config.replay.durability),
+            policy: name_of(self.config().replay.policy),
+            durability: name_of(self.config().replay.durability),
             side_pixels: self.input.preset.side as u32,
             labelled: labelled as u64,
             composition: shares.into_iter().map(|(task, images)| TaskShare { task, images }).collect(),

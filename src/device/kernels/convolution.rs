@@ -222,7 +222,7 @@ mod tests {
 
     fn shapes() -> impl Strategy<Value = Shape> {
         let maps = (1..13_usize, 1..13_usize, 1..40_usize, 1..40_usize);
-        let windows = (1..5_usize, 1..4_usize, 0..3_usize);
+        let windows = (1..8_usize, 1..4_usize, 0..4_usize);
         let any =
             (maps, windows, any::<bool>()).prop_map(|((height, width, inputs, outputs), window, packed_input)| {
                 let (size, stride, padding) = window;
@@ -272,6 +272,7 @@ mod tests {
             layer(2, 64, 64, 3, 1),
             layer(1, 64, 64, 3, 1),
             layer(30, 3, 8, 7, 2),
+            layer(33, 3, 64, 7, 2),
         ];
         for (index, shape) in layers.into_iter().enumerate() {
             let isa = Isa::available()[index % Isa::available().len()];

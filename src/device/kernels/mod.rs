@@ -6,7 +6,7 @@
 //!
 //! The same inputs, instruction set and number of threads give the same bits.
 //!
-//! Every kernel has a plain twin in `reference`, in f64 and by the definition, which the tests hold it against.
+//! Every kernel has a plain twin in `reference`, in f64 and by the definition, which the tests and the self-test hold it against.
 //!
 //! ```
 //! use lumpd::device::kernels::{Convolution, Direction, Epilogue, Isa, Shape, Threads};
@@ -23,15 +23,16 @@
 //! assert!((output[0] - 16.0 * 4.0 * 0.1).abs() < 1e-3, "a corner sees four pixels of sixteen channels");
 //! ```
 
+pub(super) mod checks;
 mod convolution;
 mod direct;
 mod filters;
+mod max_pool;
 mod norm;
 mod pack;
 mod partition;
 mod pool;
-#[cfg(test)]
-mod reference;
+pub(crate) mod reference;
 mod shape;
 mod simd;
 mod threads;
@@ -40,9 +41,10 @@ mod winograd;
 
 pub use convolution::Convolution;
 pub use filters::FilterBank;
+pub use max_pool::{MaxPool, ScaleShift, Window};
 pub use norm::{BatchNorm, Fitted, Mask, Moments};
 pub use pack::Direction;
-pub use pool::{global_average, global_average_backward};
+pub use pool::{global_average, global_average_backward, relu_backward};
 pub use shape::Shape;
 pub use simd::Isa;
 pub use threads::Threads;

@@ -1,4 +1,22 @@
-//! Global average pooling, forward and backward.
+//! Global average pooling, forward and backward, and the backward pass of a ReLU on its own.
+
+use super::Threads;
+
+/// Values that one thread takes at a time.
+const CHUNK: usize = 1 << 14;
+
+/// Through a ReLU, given what it gave: the gradient becomes 0 where that is not positive.
+///
+/// # Panics
+/// If the lengths do not fit each other.
+pub fn relu_backward(threads: Threads, output: &[f32], gradient: &mut [f32]) {
+    assert_eq!(output.len(), gradient.len(), "maps");
+    threads.for_each_chunk(gradient, CHUNK, |index, gradient| {
+        for (gradient, output) in gradient.iter_mut().zip(&output[index * CHUNK..]) {
+            *gradient = if *output > 0.0 { *gradient } else { 0.0 };
+        }
+    });
+}
 
 /// `output[n][c]` = mean over the `pixels` pixels of `input[n][pixel][c]`, for stored channels.
 ///
@@ -51,5 +69,13 @@ mod tests {
         let mut back = [0.0; 8];
         global_average_backward(&mean, 2, 2, &mut back);
         assert_eq!(back, [1.0, 7.5, 1.0, 7.5, 3.0, 0.5, 3.0, 0.5]);
+    }
+
+    #[test]
+    fn a_relu_stops_the_gradient_where_it_gave_nothing() {
+        let output: Vec<f32> = (0..2 * CHUNK + 3).map(|place| [0.0, 2.0, f32::NAN][place % 3]).collect();
+        let mut gradient = vec![5.0; output.len()];
+        relu_backward(Threads::Pool, &output, &mut gradient);
+        assert!(gradient.iter().enumerate().all(|(place, value)| *value == [0.0, 5.0, 0.0][place % 3]));
     }
 }

@@ -5,6 +5,7 @@
 #[derive(Default)]
 pub(super) struct Arena {
     free: Vec<Vec<f32>>,
+    free_bytes: Vec<Vec<u8>>,
 }
 
 impl Arena {
@@ -21,9 +22,23 @@ impl Arena {
         self.free.push(buffer);
     }
 
+    /// As [`Arena::take`], of bytes.
+    pub(super) fn take_bytes(&mut self, length: usize) -> Vec<u8> {
+        match self.free_bytes.iter().position(|buffer| buffer.len() == length) {
+            Some(place) => self.free_bytes.swap_remove(place),
+            None => vec![0; length],
+        }
+    }
+
+    /// As [`Arena::give`], of bytes.
+    pub(super) fn give_bytes(&mut self, buffer: Vec<u8>) {
+        self.free_bytes.push(buffer);
+    }
+
     /// Gives the memory back to the system: the next step has another shape.
     pub(super) fn clear(&mut self) {
         self.free.clear();
+        self.free_bytes.clear();
     }
 }
 

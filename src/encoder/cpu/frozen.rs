@@ -1,22 +1,21 @@
-//! The frozen network: batch norm folded into the kernels, no memory of a training step.
-//!
-//! `relu(weight * (conv(x) - mean) / sqrt(variance + epsilon) + bias)` is one convolution with a bias:
-//! `scale = weight / sqrt(variance + epsilon)`, kernel `scale * kernel`, bias `bias - mean * scale`.
+//! The frozen network: batch norm folded into the kernels (see [`Folded`]), no memory of a training step.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 
-use super::layers::{BlockLayers, Layer, Layers};
+use super::layers::{BlockLayers, Folded, Layer, Layers, Network};
 use super::with_values;
 use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Shape, Threads, global_average};
-use crate::encoder::{Block, EPSILON, Embedder, Parameter, blocks};
+use crate::encoder::Embedder;
 
 /// Batches up to this size are answered by the calling thread: a query does not queue behind other work in the pool.
 const FEW: usize = 2;
 
-/// Images that pass through the network together: what bounds the memory of a large batch.
+/// Most images that pass through the network together, and values of their largest maps: what bounds the memory of a large
+/// batch.
 const TOGETHER: usize = 64;
+const TOGETHER_VALUES: usize = 1 << 24;
 
 /// Image sizes whose packed kernels are kept.
 const SIZES: usize = 4;
@@ -24,20 +23,13 @@ const SIZES: usize = 4;
 /// An immutable copy of the network.
 pub(super) struct CpuEmbedder {
     isa: Isa,
-    blocks: Vec<Block>,
-    layout: Vec<Parameter>,
-    statistics_layout: Vec<Parameter>,
+    network: Network,
     /// Of each layer, in the order of the layout.
     folded: Vec<Folded>,
     features: usize,
     plans: Mutex<Vec<Arc<Plan>>>,
     /// Maps to compute in, a set for each thread that has embedded at the same time.
     maps: Mutex<Vec<Vec<Vec<f32>>>>,
-}
-
-struct Folded {
-    kernel: Vec<f32>,
-    bias: Vec<f32>,
 }
 
 /// Packed kernels for images of one size.
@@ -49,22 +41,14 @@ struct Plan {
 }
 
 impl CpuEmbedder {
-    pub(super) fn new(
-        isa: Isa,
-        width: usize,
-        (layout, parameters): (&[Parameter], &[f32]),
-        (statistics_layout, statistics): (&[Parameter], &[f32]),
-    ) -> Self {
-        let blocks = blocks(width);
+    pub(super) fn new(isa: Isa, network: &Network, parameters: &[f32], statistics: &[f32]) -> Self {
         // Where parameters lie does not depend on the size of the images.
-        let layers = Layers::new(&blocks, layout, statistics_layout, (1, 1));
-        let folded = layers.all.iter().map(|layer| fold(isa, layer, parameters, statistics)).collect();
+        let layers = Layers::new(isa, network, (1, 1));
+        let folded = layers.all.iter().map(|layer| Folded::new(isa, layer, parameters, statistics)).collect();
         Self {
             isa,
             features: layers.features(),
-            blocks,
-            layout: layout.to_vec(),
-            statistics_layout: statistics_layout.to_vec(),
+            network: network.clone(),
             folded,
             plans: Mutex::default(),
             maps: Mutex::default(),
@@ -86,7 +70,7 @@ impl CpuEmbedder {
     }
 
     fn pack(&self, size: (usize, usize), few: bool) -> Plan {
-        let layers = Layers::new(&self.blocks, &self.layout, &self.statistics_layout, size);
+        let layers = Layers::new(self.isa, &self.network, size);
         let threads = if few { Threads::Caller } else { Threads::Pool };
         let pack = |(layer, folded): (&Layer, &Folded)| {
             let convolution = convolution(self.isa, layer.shape, few);
@@ -98,7 +82,7 @@ impl CpuEmbedder {
         Plan { size, few, layers, convolutions }
     }
 
-    /// Features of at most [`TOGETHER`] images, in memory from `maps`.
+    /// Features of a few images, in memory from `maps`.
     fn run(&self, plan: &Plan, threads: Threads, images: &[f32], maps: &mut [Vec<f32>; 3], features: &mut Vec<f32>) {
         let count = images.len() / plan.layers.all[0].shape.input_values(self.isa);
         let layer = |index: usize, input: &[f32], accumulate: bool, relu: bool, output: &mut Vec<f32>| {
@@ -110,6 +94,11 @@ impl CpuEmbedder {
         };
         let [map, inner, side] = maps;
         layer(0, images, false, true, map);
+        if let Some(pool) = &plan.layers.pool {
+            side.resize(count * pool.output_values(), 0.0);
+            pool.forward(threads, map, None, side, None);
+            std::mem::swap(map, side);
+        }
         for &BlockLayers { first, second, shortcut, .. } in &plan.layers.blocks {
             layer(first, map, false, true, inner);
             if let Some(shortcut) = shortcut {
@@ -139,7 +128,9 @@ impl Embedder for CpuEmbedder {
         let mut maps: [Vec<f32>; 3] = lent.and_then(|maps| maps.try_into().ok()).unwrap_or_default();
         let mut features = Vec::with_capacity(count * self.features);
         with_values(images, |images| {
-            for images in images.chunks(TOGETHER * height * width * 3) {
+            let stem = plan.layers.all[0].shape.output_values(self.isa);
+            let together = (TOGETHER_VALUES / stem).clamp(threads.count().min(TOGETHER), TOGETHER);
+            for images in images.chunks(together * height * width * 3) {
                 self.run(&plan, threads, images, &mut maps, &mut features);
             }
         })?;
@@ -157,19 +148,4 @@ fn convolution(isa: Isa, shape: Shape, few: bool) -> Convolution {
     } else {
         Convolution::new(isa, shape)
     }
-}
-
-fn fold(isa: Isa, layer: &Layer, parameters: &[f32], statistics: &[f32]) -> Folded {
-    let (weights, biases) = (&parameters[layer.weight.clone()], &parameters[layer.bias.clone()]);
-    let (means, variances) = (&statistics[layer.mean.clone()], &statistics[layer.variance.clone()]);
-    let per_output = layer.shape.inputs * layer.shape.size * layer.shape.size;
-    let mut kernel = parameters[layer.kernel.clone()].to_vec();
-    let mut bias = Vec::with_capacity(isa.stored(layer.shape.outputs));
-    for (output, kernel) in kernel.chunks_exact_mut(per_output).enumerate() {
-        let scale = weights[output] / (variances[output] + EPSILON as f32).sqrt();
-        kernel.iter_mut().for_each(|weight| *weight *= scale);
-        bias.push(biases[output] - means[output] * scale);
-    }
-    bias.resize(isa.stored(layer.shape.outputs), 0.0);
-    Folded { kernel, bias }
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::device::kernels::Shape;
-use crate::encoder::{Block, Parameter};
+use crate::device::kernels::{Isa, MaxPool, Shape};
+use crate::encoder::{Block, EPSILON, Frozen, Parameter, Stem};
 
 /// A convolution and the batch norm behind it.
 #[derive(Debug, Clone)]
@@ -16,6 +16,8 @@ pub(super) struct Layer {
     /// In the flat statistics: running mean and running variance.
     pub mean: Range<usize>,
     pub variance: Range<usize>,
+    /// Its parameters and statistics stay as they are.
+    pub frozen: bool,
 }
 
 /// The layers of a block, by their number in the list.
@@ -28,38 +30,60 @@ pub(super) struct BlockLayers {
     pub shortcut: Option<usize>,
 }
 
-/// Layers in the order of the layout (the stem, then those of each block), and which ones make up each block.
+/// What a network is made of, whatever the size of its images.
+#[derive(Debug, Clone)]
+pub(super) struct Network {
+    pub stem: Stem,
+    pub blocks: Vec<Block>,
+    /// Three parameters for each layer.
+    pub layout: Vec<Parameter>,
+    /// Two statistics for each layer, in the same order.
+    pub statistics_layout: Vec<Parameter>,
+    pub frozen: Frozen,
+}
+
+/// Layers in the order of the layout (the stem, then those of each block), and which ones make up each block. The stem is
+/// layer 0; where a max-pool follows it, what enters the first block is the pooled map.
 #[derive(Debug, Clone)]
 pub(super) struct Layers {
     pub all: Vec<Layer>,
     pub blocks: Vec<BlockLayers>,
+    pub pool: Option<MaxPool>,
 }
 
 impl Layers {
-    /// The layers for images of `height` by `width` pixels. `layout` has three parameters for each layer and `statistics`
-    /// two, in this order.
-    pub(super) fn new(
-        blocks: &[Block],
-        layout: &[Parameter],
-        statistics: &[Parameter],
-        (height, width): (usize, usize),
-    ) -> Self {
-        let mut builder =
-            Builder { parameters: layout.chunks_exact(3), statistics: statistics.chunks_exact(2), all: Vec::new() };
-        let mut input = builder.push(height, width, 1, true);
-        let (mut height, mut width) = (height, width);
+    /// The layers for images of `height` by `width` pixels.
+    pub(super) fn new(isa: Isa, network: &Network, (height, width): (usize, usize)) -> Self {
+        let Network { stem, blocks, layout, statistics_layout, frozen } = network;
+        let mut builder = Builder {
+            parameters: layout.chunks_exact(3),
+            statistics: statistics_layout.chunks_exact(2),
+            frozen: *frozen,
+            all: Vec::new(),
+        };
+        let mut input = builder.push(height, width, stem.kernel().1, true);
+        let (mut height, mut width) = builder.last_size((height, width));
+        let pool = stem.pool().zip(builder.all.last()).map(|(window, layer)| MaxPool {
+            isa,
+            channels: isa.stored(layer.shape.outputs),
+            height,
+            width,
+            window,
+        });
+        if let Some(pool) = pool {
+            (height, width) = (pool.output_height(), pool.output_width());
+        }
         let mut places = Vec::with_capacity(blocks.len());
         for block in blocks {
             let first = builder.push(height, width, block.stride, false);
-            let shape = builder.all.last().map(|layer| (layer.shape.output_height(), layer.shape.output_width()));
-            let (inner_height, inner_width) = shape.unwrap_or((height, width));
+            let (inner_height, inner_width) = builder.last_size((height, width));
             let second = builder.push(inner_height, inner_width, 1, false);
             let shortcut = block.has_downsample().then(|| builder.push(height, width, block.stride, false));
             places.push(BlockLayers { input, first, second, shortcut });
             input = second;
             (height, width) = (inner_height, inner_width);
         }
-        Self { all: builder.all, blocks: places }
+        Self { all: builder.all, blocks: places, pool }
     }
 
     /// Pixels of the last map, over which features are averaged.
@@ -67,6 +91,11 @@ impl Layers {
         let last = self.blocks.last().map_or(0, |block| block.second);
         let shape = &self.all[last].shape;
         shape.output_height() * shape.output_width()
+    }
+
+    /// Number of the first layer that learns; all of them where none does.
+    pub(super) fn first_trainable(&self) -> usize {
+        self.all.iter().position(|layer| !layer.frozen).unwrap_or(self.all.len())
     }
 
     /// Length of the features.
@@ -78,10 +107,16 @@ impl Layers {
 struct Builder<'a> {
     parameters: std::slice::ChunksExact<'a, Parameter>,
     statistics: std::slice::ChunksExact<'a, Parameter>,
+    frozen: Frozen,
     all: Vec<Layer>,
 }
 
 impl Builder<'_> {
+    /// Size of the maps that the last layer gives.
+    fn last_size(&self, otherwise: (usize, usize)) -> (usize, usize) {
+        self.all.last().map_or(otherwise, |layer| (layer.shape.output_height(), layer.shape.output_width()))
+    }
+
     /// Appends the layer of the next parameters and returns its number.
     fn push(&mut self, height: usize, width: usize, stride: usize, packed_input: bool) -> usize {
         let range = |parameter: &Parameter| parameter.offset..parameter.offset + parameter.elements();
@@ -96,8 +131,35 @@ impl Builder<'_> {
                 bias: range(bias),
                 mean: range(mean),
                 variance: range(variance),
+                frozen: self.frozen.holds(&kernel.name),
             });
         }
         self.all.len() - 1
+    }
+}
+
+/// A convolution with its batch norm folded in: `weight * (conv(x) - mean) / sqrt(variance + epsilon) + bias` is a
+/// convolution with a bias, `scale = weight / sqrt(variance + epsilon)`, kernel `scale * kernel`, bias `bias - mean * scale`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Folded {
+    pub kernel: Vec<f32>,
+    /// Of each stored channel.
+    pub bias: Vec<f32>,
+}
+
+impl Folded {
+    pub(super) fn new(isa: Isa, layer: &Layer, parameters: &[f32], statistics: &[f32]) -> Self {
+        let (weights, biases) = (&parameters[layer.weight.clone()], &parameters[layer.bias.clone()]);
+        let (means, variances) = (&statistics[layer.mean.clone()], &statistics[layer.variance.clone()]);
+        let per_output = layer.shape.inputs * layer.shape.size * layer.shape.size;
+        let mut kernel = parameters[layer.kernel.clone()].to_vec();
+        let mut bias = Vec::with_capacity(isa.stored(layer.shape.outputs));
+        for (output, kernel) in kernel.chunks_exact_mut(per_output).enumerate() {
+            let scale = weights[output] / (variances[output] + EPSILON as f32).sqrt();
+            kernel.iter_mut().for_each(|weight| *weight *= scale);
+            bias.push(biases[output] - means[output] * scale);
+        }
+        bias.resize(isa.stored(layer.shape.outputs), 0.0);
+        Self { kernel, bias }
     }
 }

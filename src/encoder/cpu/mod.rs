@@ -16,22 +16,20 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 
 use frozen::CpuEmbedder;
-use layers::Layers;
+use layers::{Layers, Network};
 use step::{Engine, Saved};
 
 use super::{
-    Backbone, Embedder, MOMENTUM, Parameter, blocks, initial_parameters, initial_statistics, parameter_layout,
-    statistics_layout,
+    Backbone, Embedder, Frozen, MOMENTUM, Parameter, Preset, blocks, initial_parameters, initial_statistics,
+    parameter_layout, statistics_layout,
 };
 use crate::config::Seed;
 use crate::device::kernels::Isa;
 
-/// The CPU backend of a ResNet-18 in its CIFAR form (3x3 stem, no pooling before the blocks).
+/// The CPU backend of a ResNet-18, in its CIFAR form (3x3 stem) as in its ImageNet form (7x7 stem and max-pool).
 pub struct CpuResNet18 {
-    width: usize,
+    network: Network,
     isa: Isa,
-    layout: Vec<Parameter>,
-    statistics_layout: Vec<Parameter>,
     parameters: Tensor,
     statistics: Tensor,
     engine: Option<SizedEngine>,
@@ -52,24 +50,25 @@ struct Pending {
 }
 
 impl CpuResNet18 {
-    /// A freshly initialised network whose first stage has `width` channels. The size of the images is free.
+    /// A freshly initialised network of the preset's stem and width. The size of the images is free.
     ///
     /// # Errors
     /// Where memory for the parameters is lacking.
-    pub fn new(width: usize, seed: Seed) -> Result<Self> {
-        Self::with_isa(width, seed, Isa::for_channels(width))
+    pub fn new(preset: &Preset, seed: Seed) -> Result<Self> {
+        Self::with_isa(preset, seed, Isa::for_channels(preset.width))
     }
 
     /// As [`CpuResNet18::new`], on a given instruction set.
     ///
     /// # Errors
     /// Where memory for the parameters is lacking.
-    pub fn with_isa(width: usize, seed: Seed, isa: Isa) -> Result<Self> {
-        let layout = parameter_layout(width);
-        let statistics_layout = statistics_layout(width);
+    pub fn with_isa(preset: &Preset, seed: Seed, isa: Isa) -> Result<Self> {
+        let Preset { stem, width, .. } = *preset;
+        let (layout, statistics_layout) = (parameter_layout(stem, width), statistics_layout(width));
         let parameters = Tensor::new(initial_parameters(&layout, seed), &Device::Cpu)?;
         let statistics = Tensor::new(initial_statistics(&statistics_layout), &Device::Cpu)?;
-        Ok(Self { width, isa, layout, statistics_layout, parameters, statistics, engine: None, pending: None })
+        let network = Network { stem, blocks: blocks(width), layout, statistics_layout, frozen: Frozen::default() };
+        Ok(Self { network, isa, parameters, statistics, engine: None, pending: None })
     }
 
     /// The instruction set in use.
@@ -82,7 +81,7 @@ impl CpuResNet18 {
         let mut sized = match self.engine.take() {
             Some(sized) if sized.size == size => sized,
             _ => {
-                let layers = Layers::new(&blocks(self.width), &self.layout, &self.statistics_layout, size);
+                let layers = Layers::new(self.isa, &self.network, size);
                 SizedEngine { size, count, engine: Engine::new(self.isa, layers) }
             }
         };
@@ -116,11 +115,11 @@ impl CpuResNet18 {
 
 impl Backbone for CpuResNet18 {
     fn layout(&self) -> &[Parameter] {
-        &self.layout
+        &self.network.layout
     }
 
     fn statistics_layout(&self) -> &[Parameter] {
-        &self.statistics_layout
+        &self.network.statistics_layout
     }
 
     fn parameters(&self) -> &Tensor {
@@ -140,11 +139,13 @@ impl Backbone for CpuResNet18 {
         if let (Some(pending), Some(sized)) = (self.pending.take(), &mut self.engine) {
             sized.engine.discard(pending.saved);
         }
-        let parameters = self.parameters.clone();
+        let (parameters, statistics) = (self.parameters.clone(), self.statistics.clone());
         let engine = self.engine((height, width), count);
-        let forward =
-            |images: &[f32]| with_values(&parameters, |parameters| engine.forward(parameters, images, groups));
-        let (features, saved) = with_values(&images, forward)??;
+        let (features, saved) = with_values(&images, |images| {
+            with_values(&parameters, |parameters| {
+                with_values(&statistics, |statistics| engine.forward((parameters, statistics), images, groups))
+            })
+        })???;
         self.update_statistics(&saved, groups)?;
         self.pending = Some(Pending { images, saved });
         let length = features.len() / count;
@@ -185,11 +186,16 @@ impl Backbone for CpuResNet18 {
         Ok(())
     }
 
+    fn set_frozen(&mut self, frozen: Frozen) -> Result<()> {
+        // The engine's layers know what is frozen.
+        (self.network.frozen, self.engine, self.pending) = (frozen, None, None);
+        Ok(())
+    }
+
     fn freeze(&self) -> Result<Arc<dyn Embedder>> {
         let embedder = with_values(&self.parameters, |parameters| {
             with_values(&self.statistics, |statistics| {
-                let (parameters, statistics) = ((&*self.layout, parameters), (&*self.statistics_layout, statistics));
-                CpuEmbedder::new(self.isa, self.width, parameters, statistics)
+                CpuEmbedder::new(self.isa, &self.network, parameters, statistics)
             })
         })??;
         Ok(Arc::new(embedder))

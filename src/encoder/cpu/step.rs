@@ -2,11 +2,15 @@
 //!
 //! The forward pass keeps, of every layer, what the convolution gave and what came out of the batch norm; the backward
 //! pass gives each back as soon as it has used it. Kernels are packed when they are needed, into one buffer.
+//!
+//! A frozen layer is a convolution with its batch norm folded in, both ways. The backward pass ends at the first layer that
+//! learns; below it nothing is kept.
 
 use super::arena::Arena;
-use super::layers::{BlockLayers, Layer, Layers};
+use super::layers::{BlockLayers, Folded, Layer, Layers};
 use crate::device::kernels::{
     BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Threads, global_average, global_average_backward,
+    relu_backward,
 };
 use crate::encoder::EPSILON;
 
@@ -27,14 +31,32 @@ pub(super) struct Saved {
     layers: Vec<SavedLayer>,
 }
 
+#[derive(Default)]
 struct SavedLayer {
-    /// What the convolution gave.
+    /// What the convolution gave; empty where the layer is frozen.
     raw: Vec<f32>,
-    /// Of each group.
+    /// Of each group; empty where the layer is frozen.
     moments: Vec<Moments>,
-    /// Normalised, with the residual, after the ReLU.
+    /// Normalised, with the residual, after the ReLU; of a stem with a max-pool: what that gave.
     output: Vec<f32>,
+    /// Where the maxima of the max-pool lay.
+    taps: Vec<u8>,
+    /// The kernel in force where the layer is frozen.
+    folded: Option<Folded>,
 }
+
+/// A layer's part in a forward pass.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    index: usize,
+    input: &'a [f32],
+    groups: usize,
+    residual: Option<&'a [f32]>,
+    relu: bool,
+}
+
+/// Flat parameters and running statistics.
+type Weights<'a> = (&'a [f32], &'a [f32]);
 
 /// Weight and bias of a batch norm, with zeros for the channels that exist only in memory.
 struct Affine {
@@ -71,54 +93,90 @@ impl Engine {
     }
 
     /// Features (n, features) of `images` (n, height, width, 3) in `groups` equal runs, and what the backward pass needs.
-    pub(super) fn forward(&mut self, parameters: &[f32], images: &[f32], groups: usize) -> (Vec<f32>, Saved) {
+    pub(super) fn forward(&mut self, weights: Weights, images: &[f32], groups: usize) -> (Vec<f32>, Saved) {
         let count = images.len() / self.layers.all[0].shape.input_values(self.isa);
         let mut saved = Saved { images: count, groups, layers: Vec::with_capacity(self.layers.all.len()) };
-        let stem = self.layer_forward(0, parameters, images, groups, None, true);
+        let stem = Pass { index: 0, input: images, groups, residual: None, relu: true };
+        let stem = self.layer_forward(weights, stem);
         saved.layers.push(stem);
+        let first_trainable = self.layers.first_trainable();
         for BlockLayers { input, first, second, shortcut } in self.layers.blocks.clone() {
-            let inner = self.layer_forward(first, parameters, &saved.layers[input].output, groups, None, true);
-            let side = shortcut.map(|shortcut| {
-                self.layer_forward(shortcut, parameters, &saved.layers[input].output, groups, None, false)
-            });
+            let entering =
+                Pass { index: first, input: &saved.layers[input].output, groups, residual: None, relu: true };
+            let inner = self.layer_forward(weights, entering);
+            let side = shortcut.map(|index| self.layer_forward(weights, Pass { index, relu: false, ..entering }));
             let residual = side.as_ref().map_or(&saved.layers[input].output, |side| &side.output);
-            let outer = self.layer_forward(second, parameters, &inner.output, groups, Some(residual), true);
+            let leaving = Pass { index: second, input: &inner.output, groups, residual: Some(residual), relu: true };
+            let outer = self.layer_forward(weights, leaving);
             saved.layers.extend([inner, outer]);
             if let Some(mut side) = side {
                 self.arena.give(std::mem::take(&mut side.output));
                 saved.layers.push(side);
+            }
+            if second < first_trainable {
+                // No gradient comes down to here.
+                for place in [input, first] {
+                    self.arena.give(std::mem::take(&mut saved.layers[place].output));
+                }
             }
         }
         let features = self.features(&saved);
         (features, saved)
     }
 
-    fn layer_forward(
-        &mut self,
-        index: usize,
-        parameters: &[f32],
-        input: &[f32],
-        groups: usize,
-        residual: Option<&[f32]>,
-        relu: bool,
-    ) -> SavedLayer {
+    fn layer_forward(&mut self, (parameters, statistics): Weights, pass: Pass) -> SavedLayer {
+        if self.layers.all[pass.index].frozen {
+            return self.frozen_forward((parameters, statistics), pass);
+        }
+        let Pass { index, input, groups, residual, relu } = pass;
         let (layer, convolution) = (&self.layers.all[index], &self.convolutions[index]);
         let images = input.len() / layer.shape.input_values(self.isa);
         let values = images * layer.shape.output_values(self.isa);
-        let (mut raw, mut output) = (self.arena.take(values), self.arena.take(values));
+        let pool = self.layers.pool.filter(|_| index == 0);
+        let outputs = pool.map_or(values, |pool| images * pool.output_values());
+        let (mut raw, mut output) = (self.arena.take(values), self.arena.take(outputs));
+        let mut taps = if pool.is_some() { self.arena.take_bytes(outputs) } else { Vec::new() };
         let packed = pack(convolution, Direction::Forward, &parameters[layer.kernel.clone()], &mut self.packed);
         convolution.forward(Threads::Pool, input, packed, Epilogue::default(), &mut raw);
         let norm = batch_norm(self.isa, layer);
         let affine = affine(self.isa, layer, parameters);
         let mut moments = Vec::with_capacity(groups);
-        let run = values / groups;
-        for (group, (x, y)) in raw.chunks_exact(run).zip(output.chunks_exact_mut(run)).enumerate() {
+        let (run, output_run) = (values / groups, outputs / groups);
+        for (group, (x, y)) in raw.chunks_exact(run).zip(output.chunks_exact_mut(output_run)).enumerate() {
             let of_group = norm.moments(Threads::Pool, x);
-            let residual = residual.map(|residual| &residual[group * run..(group + 1) * run]);
-            norm.fitted(&of_group, &affine.weight, &affine.bias).forward(Threads::Pool, x, residual, relu, y);
+            let fitted = norm.fitted(&of_group, &affine.weight, &affine.bias);
+            let rows = group * output_run..(group + 1) * output_run;
+            match &pool {
+                Some(pool) => {
+                    pool.forward(Threads::Pool, x, Some(fitted.scale_shift()), y, Some(&mut taps[rows]));
+                }
+                None => fitted.forward(Threads::Pool, x, residual.map(|residual| &residual[rows]), relu, y),
+            }
             moments.push(of_group);
         }
-        SavedLayer { raw, moments, output }
+        SavedLayer { raw, moments, output, taps, folded: None }
+    }
+
+    /// Of a frozen layer: batch norm with the running statistics, which is part of the convolution then.
+    fn frozen_forward(&mut self, (parameters, statistics): Weights, pass: Pass) -> SavedLayer {
+        let Pass { index, input, residual, relu, .. } = pass;
+        let (layer, convolution) = (&self.layers.all[index], &self.convolutions[index]);
+        let folded = Folded::new(self.isa, layer, parameters, statistics);
+        let images = input.len() / layer.shape.input_values(self.isa);
+        let mut output = self.arena.take(images * layer.shape.output_values(self.isa));
+        if let Some(residual) = residual {
+            output.copy_from_slice(residual);
+        }
+        let packed = pack(convolution, Direction::Forward, &folded.kernel, &mut self.packed);
+        let epilogue = Epilogue { bias: Some(&folded.bias), accumulate: residual.is_some(), relu };
+        convolution.forward(Threads::Pool, input, packed, epilogue, &mut output);
+        if let Some(pool) = self.layers.pool.filter(|_| index == 0) {
+            // A frozen stem has nothing below it that learns: where the maxima lay is of no use.
+            let mut pooled = self.arena.take(images * pool.output_values());
+            pool.forward(Threads::Pool, &output, None, &mut pooled, None);
+            self.arena.give(std::mem::replace(&mut output, pooled));
+        }
+        SavedLayer { output, folded: Some(folded), ..SavedLayer::default() }
     }
 
     fn features(&self, saved: &Saved) -> Vec<f32> {
@@ -130,7 +188,8 @@ impl Engine {
         pooled.chunks_exact(stored).flat_map(|image| &image[..features]).copied().collect()
     }
 
-    /// What group `group` of the batch says about the channels of layer `index`; nothing where it has a single value.
+    /// What group `group` of the batch says about the channels of layer `index`; nothing where it has a single value, or the
+    /// layer is frozen.
     pub(super) fn observed(&self, saved: &Saved, index: usize, group: usize) -> Option<Observed> {
         let shape = &self.layers.all[index].shape;
         let values = saved.images / saved.groups * shape.output_height() * shape.output_width();
@@ -138,7 +197,7 @@ impl Engine {
             return None;
         }
         let unbiased = values as f32 / (values - 1) as f32;
-        let moments = &saved.layers[index].moments[group];
+        let moments = saved.layers[index].moments.get(group)?;
         let mean = moments.mean[..shape.outputs].to_vec();
         let variance = moments.variance[..shape.outputs].iter().map(|variance| variance * unbiased).collect();
         Some(Observed { mean, variance })
@@ -153,41 +212,67 @@ impl Engine {
         mut saved: Saved,
     ) -> Vec<f32> {
         let step = &mut Gradients { parameters, flat: vec![0.0; parameters.len()] };
+        let first_trainable = self.layers.first_trainable();
         let mut gradient = self.spread(features_gradient, &saved);
-        for BlockLayers { input: before, first, second, shortcut } in self.layers.blocks.clone().into_iter().rev() {
+        for block in self.layers.blocks.clone().into_iter().rev().filter(|block| block.second >= first_trainable) {
             // The outer layer: `gradient` becomes that of the residual, `through` that of the convolution's result.
+            let BlockLayers { input: before, first, second, shortcut } = block;
             let mut through = self.arena.take(gradient.len());
             let outer = self.release(&mut saved, second);
             self.norm_backward(second, &outer, Relu::AfterResidual, &mut gradient, Some(&mut through), step);
             let mut inner_gradient = self.arena.take(saved.layers[first].output.len());
             self.kernel_backward(second, &saved.layers[first].output, &through, step);
-            self.input_backward(second, &through, false, &mut inner_gradient, step);
+            self.input_backward(second, &outer, (&through, false), &mut inner_gradient, step);
             self.arena.give(through);
             self.recycle(outer);
             let inner = self.release(&mut saved, first);
             self.norm_backward(first, &inner, Relu::Plain, &mut inner_gradient, None, step);
-            self.recycle(inner);
-            let input = &saved.layers[before].output;
-            self.kernel_backward(first, input, &inner_gradient, step);
+            self.kernel_backward(first, &saved.layers[before].output, &inner_gradient, step);
+            let goes_on = first_trainable < first;
             if let Some(shortcut) = shortcut {
                 let side = self.release(&mut saved, shortcut);
                 self.norm_backward(shortcut, &side, Relu::None, &mut gradient, None, step);
-                self.recycle(side);
                 let input = &saved.layers[before].output;
                 self.kernel_backward(shortcut, input, &gradient, step);
                 let mut joined = self.arena.take(input.len());
-                self.input_backward(shortcut, &gradient, false, &mut joined, step);
+                if goes_on {
+                    self.input_backward(shortcut, &side, (&gradient, false), &mut joined, step);
+                }
+                self.recycle(side);
                 self.arena.give(std::mem::replace(&mut gradient, joined));
             }
-            self.input_backward(first, &inner_gradient, true, &mut gradient, step);
+            if goes_on {
+                self.input_backward(first, &inner, (&inner_gradient, true), &mut gradient, step);
+            }
+            self.recycle(inner);
             self.arena.give(inner_gradient);
         }
         let stem = self.release(&mut saved, 0);
-        self.norm_backward(0, &stem, Relu::Plain, &mut gradient, None, step);
+        if first_trainable == 0 {
+            gradient = self.stem_backward(&stem, images, gradient, step);
+        }
         self.recycle(stem);
-        self.kernel_backward(0, images, &gradient, step);
         self.arena.give(gradient);
+        self.discard(saved);
         std::mem::take(&mut step.flat)
+    }
+
+    /// Through the max-pool, if there is one, batch norm and the first convolution; gives back the memory of the gradient.
+    fn stem_backward(
+        &mut self,
+        stem: &SavedLayer,
+        images: &[f32],
+        mut gradient: Vec<f32>,
+        step: &mut Gradients,
+    ) -> Vec<f32> {
+        if let Some(pool) = self.layers.pool {
+            let mut of_map = self.arena.take(stem.raw.len());
+            pool.backward(Threads::Pool, &gradient, &stem.taps, &mut of_map);
+            self.arena.give(std::mem::replace(&mut gradient, of_map));
+        }
+        self.norm_backward(0, stem, Relu::Plain, &mut gradient, None, step);
+        self.kernel_backward(0, images, &gradient, step);
+        gradient
     }
 
     /// The gradient of the last map.
@@ -205,8 +290,7 @@ impl Engine {
     }
 
     fn release(&self, saved: &mut Saved, index: usize) -> SavedLayer {
-        let empty = SavedLayer { raw: Vec::new(), moments: Vec::new(), output: Vec::new() };
-        std::mem::replace(&mut saved.layers[index], empty)
+        std::mem::take(&mut saved.layers[index])
     }
 
     fn recycle(&mut self, layer: SavedLayer) {
@@ -214,6 +298,9 @@ impl Engine {
             if !buffer.is_empty() {
                 self.arena.give(buffer);
             }
+        }
+        if !layer.taps.is_empty() {
+            self.arena.give_bytes(layer.taps);
         }
     }
 
@@ -227,7 +314,8 @@ impl Engine {
         self.arena.clear();
     }
 
-    /// Through ReLU and batch norm, group by group; see [`Fitted::backward`](crate::device::kernels::Fitted::backward).
+    /// Through ReLU and batch norm, group by group; see [`Fitted::backward`](crate::device::kernels::Fitted::backward). Of a
+    /// frozen layer: through the ReLU alone, because the norm is part of the convolution.
     fn norm_backward(
         &self,
         index: usize,
@@ -238,6 +326,15 @@ impl Engine {
         step: &mut Gradients,
     ) {
         let layer = &self.layers.all[index];
+        if layer.frozen {
+            if !matches!(relu, Relu::None) {
+                relu_backward(Threads::Pool, &saved.output, gradient);
+            }
+            if let Some(to) = input_gradient {
+                to.copy_from_slice(gradient);
+            }
+            return;
+        }
         let norm = batch_norm(self.isa, layer);
         let affine = affine(self.isa, layer, step.parameters);
         let run = gradient.len() / saved.moments.len();
@@ -260,13 +357,28 @@ impl Engine {
     }
 
     fn kernel_backward(&mut self, index: usize, input: &[f32], gradient: &[f32], step: &mut Gradients) {
-        let to = &mut step.flat[self.layers.all[index].kernel.clone()];
+        let layer = &self.layers.all[index];
+        if layer.frozen {
+            return;
+        }
+        let to = &mut step.flat[layer.kernel.clone()];
         self.convolutions[index].weight_gradient(Threads::Pool, input, gradient, &mut self.sums, to);
     }
 
-    fn input_backward(&mut self, index: usize, gradient: &[f32], add: bool, to: &mut [f32], step: &Gradients) {
+    /// Gradient of a convolution's input, given that of its result, written to `to` or added to it.
+    fn input_backward(
+        &mut self,
+        index: usize,
+        saved: &SavedLayer,
+        (gradient, add): (&[f32], bool),
+        to: &mut [f32],
+        step: &Gradients,
+    ) {
         let convolution = &self.convolutions[index];
-        let kernel = &step.parameters[self.layers.all[index].kernel.clone()];
+        let kernel = match &saved.folded {
+            Some(folded) => &folded.kernel,
+            None => &step.parameters[self.layers.all[index].kernel.clone()],
+        };
         let packed = pack(convolution, Direction::Backward, kernel, &mut self.packed);
         convolution.input_gradient(Threads::Pool, gradient, packed, add, to);
     }

@@ -3,10 +3,15 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::*;
-use crate::encoder::{PlainResNet18, Preset};
+use crate::config::EncoderLayer;
+use crate::encoder::{PlainResNet18, Stem};
 
 fn preset(width: usize, side: usize) -> Preset {
     Preset { width, side, ..Preset::load("resnet18-w16").unwrap() }
+}
+
+fn imagenet(width: usize, side: usize) -> Preset {
+    Preset { stem: Stem::Imagenet, ..preset(width, side) }
 }
 
 fn noise(name: &str, shape: &[usize]) -> Tensor {
@@ -23,9 +28,9 @@ fn error(found: &Tensor, expected: &Tensor) -> f64 {
 }
 
 /// Both networks with the same random parameters, biases of batch norm included; the plain one in f64.
-fn pair(width: usize, side: usize, isa: Isa) -> (CpuResNet18, PlainResNet18) {
-    let mut plain = PlainResNet18::new(&preset(width, side), &Device::Cpu, DType::F64, Seed(3)).unwrap();
-    let mut cpu = CpuResNet18::with_isa(width, Seed(3), isa).unwrap();
+fn pair(preset: Preset, isa: Isa) -> (CpuResNet18, PlainResNet18) {
+    let mut plain = PlainResNet18::new(&preset, &Device::Cpu, DType::F64, Seed(3)).unwrap();
+    let mut cpu = CpuResNet18::with_isa(&preset, Seed(3), isa).unwrap();
     let mut parameters = cpu.parameters().to_vec1::<f32>().unwrap();
     let mut random = Seed(4).random("norms", 0);
     for parameter in cpu.layout().iter().filter(|parameter| parameter.shape.len() == 1) {
@@ -40,41 +45,86 @@ fn pair(width: usize, side: usize, isa: Isa) -> (CpuResNet18, PlainResNet18) {
     (cpu, plain)
 }
 
-#[test]
-fn features_gradients_and_statistics_are_those_of_the_plain_backend() {
-    let available = Isa::available();
-    let cases = [(16, 16, 6, 2), (4, 32, 4, 2), (6, 11, 3, 1), (16, 8, 4, 1), (32, 13, 2, 2), (2, 5, 9, 3)];
-    for (case, (width, side, images, groups)) in cases.into_iter().enumerate() {
-        let isa = available[case % available.len()];
-        let (mut cpu, mut plain) = pair(width, side, isa);
-        assert_eq!((cpu.layout(), cpu.statistics_layout()), (plain.layout(), plain.statistics_layout()));
-        for round in 0..2 {
-            let what = format!("width {width}, {side} px, {images} images, {}, round {round}", isa.name());
-            let batch = noise(&what, &[images, side, side, 3]);
-            let found = cpu.forward(&batch, groups).unwrap();
-            let expected = plain.forward(&batch, groups).unwrap();
-            assert!(error(&found, &expected) < 1e-4, "features: {what}: {}", error(&found, &expected));
-            let direction = noise("direction", expected.dims());
-            let found = cpu.backward(&direction).unwrap();
-            let expected = plain.backward(&direction.to_dtype(DType::F64).unwrap()).unwrap();
-            for parameter in plain.layout() {
-                let part = |t: &Tensor| t.narrow(0, parameter.offset, parameter.elements()).unwrap();
-                let error = error(&part(&found), &part(&expected));
-                assert!(error < 2e-3, "gradient of {}: {what}: {error}", parameter.name);
+/// Two training passes of both networks, and what may differ by how much.
+fn agree(preset: &Preset, isa: Isa, (images, groups): (usize, usize), frozen: &[EncoderLayer]) {
+    let (mut cpu, mut plain) = pair(preset.clone(), isa);
+    assert_eq!((cpu.layout(), cpu.statistics_layout()), (plain.layout(), plain.statistics_layout()));
+    // A value beside 0 may pass a ReLU in f32 and not in f64, or a maximum lie elsewhere: on large maps there is one, and the
+    // gradient jumps.
+    let most = if preset.side < 64 { 5e-4 } else { 5e-3 };
+    let frozen = Frozen::new(frozen);
+    cpu.set_frozen(frozen).unwrap();
+    plain.set_frozen(frozen).unwrap();
+    for round in 0..2 {
+        let Preset { stem, width, side, .. } = *preset;
+        let what = format!("width {width}, {side} px, {images} images, {}, round {round}", isa.name());
+        let batch = noise(&what, &[images, side, side, 3]);
+        let what = format!("{stem:?} stem, {what}, frozen {frozen}");
+        let before = cpu.statistics().clone();
+        let found = cpu.forward(&batch, groups).unwrap();
+        let expected = plain.forward(&batch, groups).unwrap();
+        assert!(error(&found, &expected) < 1e-4, "features: {what}: {}", error(&found, &expected));
+        let direction = noise("direction", expected.dims());
+        let found = cpu.backward(&direction).unwrap();
+        let expected = plain.backward(&direction.to_dtype(DType::F64).unwrap()).unwrap();
+        let part = |t: &Tensor, p: &Parameter| t.narrow(0, p.offset, p.elements()).unwrap();
+        for parameter in plain.layout() {
+            let (found, expected) = (part(&found, parameter), part(&expected, parameter));
+            if frozen.holds(&parameter.name) {
+                let zeros = [found.to_dtype(DType::F64).unwrap(), expected];
+                assert!(zeros.iter().all(|t| t.to_vec1::<f64>().unwrap().iter().all(|g| *g == 0.0)), "{what}");
+            } else {
+                let error = error(&found, &expected);
+                assert!(error < 4.0 * most, "gradient of {}: {what}: {error}", parameter.name);
             }
-            assert!(error(&found, &expected) < 5e-4, "gradient: {what}: {}", error(&found, &expected));
-            let error = error(cpu.statistics(), plain.statistics());
-            assert!(error < 1e-5, "running statistics: {what}: {error}");
+        }
+        assert!(error(&found, &expected) < most, "gradient: {what}: {}", error(&found, &expected));
+        let statistics = error(cpu.statistics(), plain.statistics());
+        assert!(statistics < 1e-5, "running statistics: {what}: {statistics}");
+        for parameter in cpu.statistics_layout().iter().filter(|parameter| frozen.holds(&parameter.name)) {
+            let bits = |t: &Tensor| part(t, parameter).to_vec1::<f32>().unwrap();
+            assert_eq!(bits(&before), bits(cpu.statistics()), "{}: {what}", parameter.name);
         }
     }
 }
 
 #[test]
-fn the_frozen_network_embeds_as_the_plain_one_does() {
-    for (width, side, isa) in
-        [(16, 32, Isa::for_channels(16)), (4, 8, Isa::for_channels(4)), (32, 9, Isa::for_channels(32))]
+fn features_gradients_and_statistics_are_those_of_the_plain_backend() {
+    let available = Isa::available();
+    let cases = [(16, 16, 6, 2), (4, 32, 4, 2), (6, 11, 3, 1), (16, 8, 4, 1), (32, 13, 2, 2), (2, 5, 9, 3)];
+    for (case, (width, side, images, groups)) in cases.into_iter().enumerate() {
+        agree(&preset(width, side), available[case % available.len()], (images, groups), &[]);
+    }
+}
+
+#[test]
+fn so_they_are_in_the_imagenet_form() {
+    let available = Isa::available();
+    // A batch norm over a handful of values would amplify rounding: the last maps have a dozen or more in each group.
+    let cases = [(16, 64, 6, 2), (4, 65, 6, 2), (6, 41, 6, 1), (32, 97, 2, 2), (2, 33, 9, 3)];
+    for (case, (width, side, images, groups)) in cases.into_iter().enumerate() {
+        agree(&imagenet(width, side), available[case % available.len()], (images, groups), &[]);
+    }
+}
+
+#[test]
+fn so_they_are_with_any_layers_frozen() {
+    use EncoderLayer::*;
+    let isa = Isa::for_channels(8);
+    for frozen in
+        [&[Stem][..], &[Stem, Layer1], &[Stem, Layer1, Layer2, Layer3], &[Layer2], &[Layer4, Layer1], &[Layer3]]
     {
-        let (mut cpu, mut plain) = pair(width, side, isa);
+        agree(&preset(8, 16), isa, (4, 2), frozen);
+        agree(&imagenet(8, 64), isa, (6, 2), frozen);
+    }
+}
+
+#[test]
+fn the_frozen_network_embeds_as_the_plain_one_does() {
+    let presets = [preset(16, 32), preset(4, 8), preset(32, 9), imagenet(16, 64), imagenet(4, 33), imagenet(8, 8)];
+    for preset in presets {
+        let (side, isa) = (preset.side, Isa::for_channels(preset.width));
+        let (mut cpu, mut plain) = pair(preset, isa);
         let batch = noise("batch", &[6, side, side, 3]);
         cpu.forward(&batch, 1).unwrap();
         plain.forward(&batch, 1).unwrap();
@@ -90,7 +140,7 @@ fn the_frozen_network_embeds_as_the_plain_one_does() {
 
 #[test]
 fn several_threads_embed_at_the_same_time() {
-    let embedder = CpuResNet18::new(8, Seed(1)).unwrap().freeze().unwrap();
+    let embedder = CpuResNet18::new(&preset(8, 16), Seed(1)).unwrap().freeze().unwrap();
     let batches: Vec<Tensor> = (1..7).map(|count| noise("batch", &[count, 16, 16, 3])).collect();
     let expected: Vec<Vec<Vec<f32>>> =
         batches.iter().map(|batch| embedder.embed(batch).unwrap().to_vec2().unwrap()).collect();
@@ -108,7 +158,7 @@ fn several_threads_embed_at_the_same_time() {
 
 #[test]
 fn a_frozen_network_keeps_its_answer_while_the_network_learns() {
-    let network = CpuResNet18::new(4, Seed(1)).unwrap();
+    let network = CpuResNet18::new(&preset(4, 8), Seed(1)).unwrap();
     let frozen = network.freeze().unwrap();
     let batch = noise("batch", &[3, 8, 8, 3]);
     let before = frozen.embed(&batch).unwrap().to_vec2::<f32>().unwrap();
@@ -121,7 +171,7 @@ fn a_frozen_network_keeps_its_answer_while_the_network_learns() {
 #[test]
 fn the_same_steps_give_the_same_bits() {
     let run = || {
-        let mut network = CpuResNet18::new(16, Seed(5)).unwrap();
+        let mut network = CpuResNet18::new(&preset(16, 16), Seed(5)).unwrap();
         let mut bits = Vec::new();
         for step in 0..3 {
             let features = network.forward(&noise(&step.to_string(), &[6, 16, 16, 3]), 2).unwrap();
@@ -138,18 +188,20 @@ fn the_same_steps_give_the_same_bits() {
 
 #[test]
 fn one_image_that_shrinks_to_one_pixel_is_not_nan() {
-    let mut network = CpuResNet18::new(16, Seed(1)).unwrap();
-    let features = network.forward(&noise("one", &[1, 8, 8, 3]), 1).unwrap();
-    let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
-    for tensor in [&features, &gradient, network.statistics()] {
-        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        assert!(values.iter().all(|value| value.is_finite()));
+    for preset in [preset(16, 8), imagenet(16, 8)] {
+        let mut network = CpuResNet18::new(&preset, Seed(1)).unwrap();
+        let features = network.forward(&noise("one", &[1, 8, 8, 3]), 1).unwrap();
+        let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
+        for tensor in [&features, &gradient, network.statistics()] {
+            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(values.iter().all(|value| value.is_finite()));
+        }
     }
 }
 
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
-    let mut network = CpuResNet18::new(4, Seed(1)).unwrap();
+    let mut network = CpuResNet18::new(&preset(4, 8), Seed(1)).unwrap();
     assert!(network.backward(&noise("gradient", &[2, 32])).is_err(), "no forward pass");
     assert!(network.forward(&noise("grey", &[2, 8, 8, 1]), 1).is_err(), "one channel");
     assert!(network.forward(&noise("three", &[3, 8, 8, 3]), 2).is_err(), "unequal groups");

@@ -9,7 +9,7 @@ pub enum CheckpointError {
     Io { operation: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
-        "a checkpoint in {path} needs {needed} free bytes (twice its size) and there are {free}: free some space, or lower [checkpoint] keep",
+        "a checkpoint in {path} needs {needed} free bytes (twice its size) and there are {free}: free some space, or lower checkpoint.keep or checkpoint.max_bytes",
         path = path.display()
     )]
     NoSpace { path: PathBuf, needed: u64, free: u64 },
@@ -22,8 +22,11 @@ pub enum CheckpointError {
     #[error("a checkpoint of {files} files is too large: at most {most} files")]
     TooMany { files: usize, most: usize },
 
-    #[error("the checkpoint just written to {path} does not verify ({reason}): check the disk; older ones were kept", path = path.display())]
+    #[error("the checkpoint in {path} does not verify ({reason}): check the disk; the others were kept", path = path.display())]
     Unverified { path: PathBuf, reason: String },
+
+    #[error("there is no checkpoint of step {step} in {folder}: `lumpd checkpoint list` shows those there are", folder = folder.display())]
+    NotThere { folder: PathBuf, step: u64 },
 }
 
 impl CheckpointError {
@@ -35,6 +38,7 @@ impl CheckpointError {
             Self::Name { .. } => "checkpoint-file-name",
             Self::TooMany { .. } => "checkpoint-too-many-files",
             Self::Unverified { .. } => "checkpoint-unverified",
+            Self::NotThere { .. } => "checkpoint-not-there",
         }
     }
 }

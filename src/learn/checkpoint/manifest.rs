@@ -37,6 +37,8 @@ pub enum Reason {
     Content { name: String },
     #[error("it says step {found}")]
     Step { found: u64 },
+    #[error("it cannot be taken up: {message}")]
+    Refused { message: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

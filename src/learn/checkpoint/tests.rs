@@ -5,10 +5,11 @@ use serde_json::json;
 
 use super::*;
 
+const ONE: Keep = Keep { generations: 1, bytes: u64::MAX };
 const WEIGHTS: &str = "model.safetensors";
 
 fn open(folder: &Path) -> Generations {
-    Generations::open(folder, 3).unwrap()
+    Generations::open(folder, Keep::default()).unwrap()
 }
 
 /// Content that tells the step.
@@ -64,7 +65,7 @@ fn a_kill_at_any_stage_leaves_the_old_or_the_new() {
     let mut stages = Vec::new();
     for kill_at in 0.. {
         let folder = tempfile::tempdir().unwrap();
-        let generations = Generations::open(folder.path(), 1).unwrap();
+        let generations = Generations::open(folder.path(), ONE).unwrap();
         write(&generations, 1).unwrap();
         let weights = vec![2; 5_000];
         let files: [(&str, &[u8]); 2] = [(WEIGHTS, &weights), ("state.json", b"{}")];
@@ -77,7 +78,7 @@ fn a_kill_at_any_stage_leaves_the_old_or_the_new() {
             }
         });
         let renamed = reached.contains(&Stage::Renamed);
-        let again = Generations::open(folder.path(), 1).unwrap();
+        let again = Generations::open(folder.path(), ONE).unwrap();
         assert_eq!(loaded_step(&again), Some(if renamed { 2 } else { 1 }), "after {reached:?}");
         let left = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, again.steps().unwrap().len(), "something is left after {reached:?}");
@@ -244,7 +245,7 @@ fn what_is_not_ours_is_left_alone() {
     }
     fs::write(folder.path().join(".tmp-step-000000000001"), b"a file").unwrap();
     fs::create_dir(folder.path().join(".tmp-step-000000000005")).unwrap();
-    let generations = Generations::open(folder.path(), 1).unwrap();
+    let generations = Generations::open(folder.path(), ONE).unwrap();
     (1..=4).for_each(|step| _ = write(&generations, step + 1).unwrap());
     assert_eq!(loaded_step(&generations), Some(5));
     for name in strange {
@@ -276,4 +277,50 @@ fn a_manifest_that_promises_too_much_costs_no_memory() {
     fs::OpenOptions::new().write(true).open(path.join(MANIFEST)).unwrap().set_len(1 << 40).unwrap();
     let search = generations.newest_valid().unwrap();
     assert!(matches!(search.skipped[0].1, Reason::Length { found, .. } if found == 1 << 40));
+}
+
+#[test]
+fn bytes_bound_what_is_kept_and_the_newest_always_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = write(&open(folder.path()), 1).unwrap().path;
+    let size = size(&one);
+    // Two and a half of them.
+    let keep = Keep { generations: 10, bytes: size * 5 / 2 };
+    let generations = Generations::open(folder.path(), keep).unwrap();
+    for step in 2..=6 {
+        write(&generations, step).unwrap();
+    }
+    assert_eq!(generations.steps().unwrap(), [5, 6]);
+    let tiny = Generations::open(folder.path(), Keep { generations: 10, bytes: 1 }).unwrap();
+    write(&tiny, 7).unwrap();
+    assert_eq!(tiny.steps().unwrap(), [7]);
+    assert_eq!(loaded_step(&tiny), Some(7));
+}
+
+#[test]
+fn what_its_reader_refuses_is_passed_over_and_put_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let generations = open(folder.path());
+    (1..=3).for_each(|step| _ = write(&generations, step).unwrap());
+    let refuse = |loaded: &Loaded| if loaded.step > 1 { Err(format!("not {}", loaded.step)) } else { Ok(()) };
+    let search = generations.newest(refuse).unwrap();
+    assert_eq!(search.loaded.unwrap().step, 1);
+    assert_eq!(search.skipped[0].1, Reason::Refused { message: "not 3".into() });
+    assert_eq!(generations.steps().unwrap(), [1]);
+}
+
+#[test]
+fn one_can_go_back_to_a_valid_generation_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let generations = open(folder.path());
+    (1..=3).for_each(|step| _ = write(&generations, step).unwrap());
+    fs::write(folder.path().join("step-000000000002").join(WEIGHTS), b"short").unwrap();
+    let damaged: Vec<bool> = generations.verify().unwrap().iter().map(|found| found.damage.is_some()).collect();
+    assert_eq!(damaged, [false, true, false]);
+    assert_eq!(generations.go_back_to(9).unwrap_err().code(), "checkpoint-not-there");
+    assert_eq!(generations.go_back_to(2).unwrap_err().code(), "checkpoint-unverified");
+    assert_eq!(generations.steps().unwrap(), [1, 2, 3], "nothing is changed by what fails");
+    assert_eq!(generations.go_back_to(1).unwrap(), [2, 3]);
+    assert_eq!(loaded_step(&generations), Some(1));
+    assert!(folder.path().join("quarantine/step-000000000003").exists());
 }

@@ -1,15 +1,13 @@
-use std::collections::BTreeMap;
-
 use super::*;
-use crate::config::Random;
-use crate::encoder::PlainResNet18;
-use crate::learn::{Cost, MODEL_FILE, STATE_FILE};
+use crate::config::{EncoderLayer, Random};
+use crate::encoder::{GivenWeights, PlainResNet18, Stem, to_safetensors};
+use crate::learn::{Batch, Cost, MODEL_FILE, STATE_FILE, State};
 
-fn preset() -> Preset {
+pub(super) fn preset() -> Preset {
     Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() }
 }
 
-fn settings(objective: ObjectiveKind, strategy: StrategyKind) -> LearnSettings {
+pub(super) fn settings(objective: ObjectiveKind, strategy: StrategyKind) -> LearnSettings {
     LearnSettings { objective, strategy, learning_rate: 0.05, ..LearnSettings::default() }
 }
 
@@ -21,12 +19,12 @@ fn lump() -> Trainer {
     trainer(&settings(ObjectiveKind::SimClr, StrategyKind::Lump))
 }
 
-fn images(event: u64, count: usize) -> Vec<u8> {
+pub(super) fn images(event: u64, count: usize) -> Vec<u8> {
     let mut random = Seed(4).random("test images", event);
     (0..count * preset().image_bytes()).map(|_| random.below(256) as u8).collect()
 }
 
-fn id(trainer: &Trainer) -> EncoderId {
+pub(super) fn id(trainer: &Trainer) -> EncoderId {
     EncoderId::of(trainer.backbone()).unwrap()
 }
 
@@ -178,36 +176,42 @@ impl Strategy for Anchor {
         false
     }
 
-    fn compose(&self, stream: Option<Views>, _: Option<Views>, _: &mut Random) -> candle_core::Result<Option<Views>> {
-        Ok(stream)
+    fn compose(&mut self, stream: Option<Batch>, _: Option<Batch>, _: &mut Random) -> candle_core::Result<Vec<Batch>> {
+        Ok(stream.into_iter().collect())
     }
 
-    fn regularise(&self, parameters: &Tensor, gradient: Tensor) -> candle_core::Result<Tensor> {
+    fn regularise(&mut self, parameters: &Tensor, gradient: Tensor) -> candle_core::Result<Tensor> {
         match &self.at {
             Some(at) => gradient + (parameters - at)?.affine(10.0, 0.0)?,
             None => Ok(gradient),
         }
     }
 
-    fn extra_loss(&self, _: &Views, [first, second]: [&Tensor; 2], _: &Head) -> candle_core::Result<Option<Tensor>> {
+    fn extra_loss(
+        &mut self,
+        _: usize,
+        _: &Batch,
+        [first, second]: [&Tensor; 2],
+        _: Loss<'_>,
+    ) -> candle_core::Result<Option<Tensor>> {
         Ok(Some((first - second)?.sqr()?.mean_all()?.affine(self.closeness, 0.0)?))
     }
 
-    fn after_step(&mut self, _: &Tensor, gradient: &Tensor) -> candle_core::Result<()> {
+    fn after_step(&mut self, _: &mut Network<'_>, gradient: &Tensor) -> candle_core::Result<()> {
         self.gradients.lock().unwrap().push(gradient.sqr()?.sum_all()?.to_scalar()?);
         Ok(())
     }
 
-    fn at_boundary(&mut self, backbone: &dyn Backbone) -> candle_core::Result<()> {
-        self.at = Some(backbone.parameters().force_contiguous()?);
-        Ok(())
+    fn at_boundary(&mut self, network: &mut Network<'_>) -> candle_core::Result<bool> {
+        self.at = Some(network.backbone.parameters().force_contiguous()?);
+        Ok(false)
     }
 
-    fn state(&self) -> BTreeMap<String, Tensor> {
-        self.at.iter().map(|at| ("anchor".to_owned(), at.clone())).collect()
+    fn state(&self) -> candle_core::Result<State> {
+        Ok(self.at.iter().map(|at| ("anchor".to_owned(), at.clone())).collect())
     }
 
-    fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> candle_core::Result<()> {
+    fn restore(&mut self, state: &State, _: &mut Network<'_>) -> candle_core::Result<()> {
         self.at = state.get("anchor").cloned();
         Ok(())
     }
@@ -216,7 +220,7 @@ impl Strategy for Anchor {
 #[test]
 fn a_strategy_that_penalises_and_remembers_fits_in_and_survives_a_restart() {
     let settings = LearnSettings { momentum: 0.0, ..settings(ObjectiveKind::SimClr, StrategyKind::Finetune) };
-    let anchored = || trainer(&settings).with_strategy(Anchor::new(0.0));
+    let anchored = || trainer(&settings).with_strategy(Anchor::new(0.0)).unwrap();
     let moved = |trainer: &Trainer, from: &Tensor| {
         let difference = (trainer.backbone().parameters() - from).unwrap();
         difference.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
@@ -243,7 +247,7 @@ fn a_strategy_that_penalises_and_remembers_fits_in_and_survives_a_restart() {
 fn a_strategy_may_add_to_the_loss_and_sees_the_gradient_taken() {
     let settings = settings(ObjectiveKind::SimClr, StrategyKind::Finetune);
     let distance = |closeness| {
-        let mut trainer = trainer(&settings).with_strategy(Anchor::new(closeness));
+        let mut trainer = trainer(&settings).with_strategy(Anchor::new(closeness)).unwrap();
         let loss = trainer.step(&images(0, 4), &[]).unwrap().loss.unwrap();
         (loss, id(&trainer))
     };
@@ -253,7 +257,7 @@ fn a_strategy_may_add_to_the_loss_and_sees_the_gradient_taken() {
 
     let anchor = Anchor::new(0.0);
     let gradients = anchor.gradients.clone();
-    let mut trainer = trainer(&settings).with_strategy(anchor);
+    let mut trainer = trainer(&settings).with_strategy(anchor).unwrap();
     trainer.step(&images(0, 4), &[]).unwrap();
     trainer.step(&images(0, 1), &[]).unwrap();
     trainer.step(&images(1, 4), &[]).unwrap();
@@ -268,4 +272,152 @@ fn the_learner_takes_the_precision_of_its_network() {
     let mut trainer = Trainer::with_backbone(preset(), Box::new(backbone), &settings, Seed(1)).unwrap();
     assert_eq!(trainer.step(&images(0, 4), &images(1, 4)).unwrap().skipped, None);
     assert_eq!(trainer.backbone().parameters().dtype(), DType::F64);
+}
+
+/// Parameters or statistics of the layers, to the bit.
+fn bits(trainer: &Trainer, layers: &[EncoderLayer]) -> Vec<u32> {
+    let backbone = trainer.backbone();
+    let parts = [(backbone.layout(), backbone.parameters()), (backbone.statistics_layout(), backbone.statistics())];
+    let mut bits = Vec::new();
+    for (layout, flat) in parts {
+        let values = flat.to_vec1::<f32>().unwrap();
+        for parameter in layout.iter().filter(|parameter| layers.contains(&EncoderLayer::of(&parameter.name))) {
+            bits.extend(values[parameter.offset..][..parameter.elements()].iter().map(|value| value.to_bits()));
+        }
+    }
+    bits
+}
+
+#[test]
+fn frozen_layers_stay_as_they_are_to_the_bit_while_the_others_learn_with_every_strategy_and_form() {
+    use EncoderLayer::{Layer1, Layer2, Layer3, Layer4, Stem as First};
+    for strategy in [StrategyKind::Finetune, StrategyKind::Lump] {
+        for stem in [Stem::Cifar, Stem::Imagenet] {
+            for frozen in [&[First, Layer1][..], &[Layer3]] {
+                let settings = settings(ObjectiveKind::SimClr, strategy);
+                let preset = Preset { stem, side: 16, ..preset() };
+                let mut trainer = Trainer::new(preset.clone(), &settings, &Device::Cpu, Seed(2)).unwrap();
+                trainer.freeze(frozen).unwrap();
+                let before: Vec<Vec<u32>> = EncoderLayer::ALL.iter().map(|layer| bits(&trainer, &[*layer])).collect();
+                let pixels: Vec<u8> = (0..8 * preset.image_bytes()).map(|i| (i * i % 251) as u8).collect();
+                for _ in 0..3 {
+                    assert_eq!(trainer.step(&pixels, &pixels).unwrap().skipped, None);
+                }
+                for (layer, before) in [First, Layer1, Layer2, Layer3, Layer4].into_iter().zip(before) {
+                    let same = bits(&trainer, &[layer]) == before;
+                    assert_eq!(same, frozen.contains(&layer), "{layer:?}, {frozen:?}, {strategy:?}, {stem:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_frozen_at_a_restart_start_without_momentum_and_others_go_on() {
+    let mut trainer = lump();
+    trainer.step(&images(0, 4), &[]).unwrap();
+    let files = trainer.save().unwrap();
+    let mut restarted = lump();
+    restarted.freeze(&[EncoderLayer::Stem]).unwrap();
+    restarted.restore(&files).unwrap();
+    let momentum = restarted.momentum.to_vec1::<f32>().unwrap();
+    let stem = restarted.backbone().layout().iter().take_while(|p| EncoderLayer::of(&p.name) == EncoderLayer::Stem);
+    let end = stem.map(Parameter::elements).sum::<usize>();
+    assert!(momentum[..end].iter().all(|value| *value == 0.0));
+    assert!(momentum[end..].iter().any(|value| *value != 0.0));
+    assert_eq!(id(&restarted), id(&trainer));
+}
+
+fn given(seed: u64) -> GivenWeights {
+    let network = PlainResNet18::new(&preset(), &Device::Cpu, DType::F32, Seed(seed)).unwrap();
+    GivenWeights::parse("given".as_ref(), &to_safetensors(&network).unwrap(), &preset()).unwrap()
+}
+
+#[test]
+fn given_weights_learn_at_their_own_rate_and_heads_at_the_full_one() {
+    let moved = |factor: f64, give: bool| {
+        let settings =
+            LearnSettings { given_rate_factor: factor, ..settings(ObjectiveKind::SimClr, StrategyKind::Finetune) };
+        let mut trainer = trainer(&settings);
+        if give {
+            trainer.give(&given(5)).unwrap();
+        }
+        let encoder = trainer.backbone().parameters().force_contiguous().unwrap();
+        let head = trainer.head().variables()[0].1.as_tensor().force_contiguous().unwrap();
+        trainer.step(&images(0, 4), &[]).unwrap();
+        let length = |now: &Tensor, before: &Tensor| -> f64 {
+            (now - before).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt().into()
+        };
+        [length(trainer.backbone().parameters(), &encoder), length(&trainer.head().variables()[0].1, &head)]
+    };
+    let (whole, tenth, none) = (moved(1.0, true), moved(0.1, true), moved(0.0, true));
+    assert!((tenth[0] / whole[0] - 0.1).abs() < 1e-3, "{tenth:?} {whole:?}");
+    assert_eq!((tenth[1], none[1], none[0]), (whole[1], whole[1], 0.0));
+    assert_eq!(moved(0.1, false), moved(1.0, false), "what was not given has no rate of its own");
+}
+
+#[test]
+fn a_checkpoint_that_started_from_other_weights_is_refused_by_name() {
+    let start = |seed: Option<u64>| {
+        let mut trainer = lump();
+        if let Some(seed) = seed {
+            trainer.give(&given(seed)).unwrap();
+        }
+        trainer
+    };
+    let files = start(Some(5)).save().unwrap();
+    // Without the setting the checkpoint itself knows.
+    for seed in [Some(5), None] {
+        let mut trainer = start(seed);
+        trainer.restore(&files).unwrap();
+        assert_eq!(trainer.save().unwrap(), files);
+    }
+    for (seed, files) in [(6, &files), (6, &lump().save().unwrap())] {
+        let error = start(Some(seed)).restore(files).unwrap_err();
+        assert_eq!(error.code(), "checkpoint-mismatch");
+        assert!(error.to_string().contains("encoder.weights"), "{error}");
+    }
+}
+
+#[test]
+fn a_rate_a_thousand_times_too_large_is_noticed_before_anything_broken_is_used() {
+    for rate in [50.0, 1e30] {
+        let settings = LearnSettings { learning_rate: rate, ..settings(ObjectiveKind::SimClr, StrategyKind::Lump) };
+        let mut trainer = trainer(&settings);
+        let (good, start) = (trainer.save().unwrap(), id(&trainer));
+        let mut diverged = false;
+        for step in 0..30 {
+            match trainer.step(&images(step, 4), &images(step + 100, 4)) {
+                // A step was taken from finite weights, or the weights were already broken and nothing was learned.
+                Ok(report) if report.skipped.is_none() => assert!(report.loss.unwrap().is_finite()),
+                Ok(report) => assert!(trainer.non_finite_steps() > 0, "{report:?}"),
+                Err(error) => {
+                    assert_eq!(error.code(), "training-diverged");
+                    diverged = true;
+                    break;
+                }
+            }
+        }
+        if rate > 1e3 {
+            assert!(diverged, "rate {rate}");
+            trainer.restore(&good).unwrap();
+            assert_eq!((trainer.is_finite().unwrap(), id(&trainer)), (true, start));
+        } else {
+            assert!(diverged || trainer.is_finite().unwrap(), "rate {rate}");
+        }
+    }
+}
+
+#[test]
+fn one_image_in_the_imagenet_form_is_not_nan() {
+    let preset = Preset { stem: Stem::Imagenet, ..preset() };
+    let settings = settings(ObjectiveKind::SimSiam, StrategyKind::Finetune);
+    let mut trainer = Trainer::new(preset, &settings, &Device::Cpu, Seed(1)).unwrap();
+    for step in 0..3 {
+        let needed = trainer.step(&images(step, 1), &[]).unwrap();
+        assert!(needed.loss.is_none_or(f64::is_finite), "{needed:?}");
+        trainer.step(&images(step, 2), &[]).unwrap();
+    }
+    assert!(trainer.is_finite().unwrap());
+    assert_eq!(trainer.non_finite_steps(), 0);
 }

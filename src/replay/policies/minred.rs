@@ -221,7 +221,11 @@ impl FeaturePolicy for MinRed {
         let version = self.space.map_or(0, |space| space.version);
         let mut stale: Vec<FrameId> =
             self.missing.iter().filter_map(|&slot| self.frames[slot as usize]).take(count).collect();
-        while stale.len() < count && self.current < slots {
+        // Once round at most: what is found now is not renewed yet.
+        for _ in 0..slots {
+            if stale.len() >= count || self.current >= slots {
+                break;
+            }
             self.cursor = (self.cursor + 1) % slots;
             self.current += 1;
             if (1..version).contains(&self.versions[self.cursor])

@@ -2,8 +2,10 @@
 
 mod crash;
 mod damage;
+mod errors;
 mod files;
 mod format;
+mod knowledge;
 mod model;
 mod resizing;
 mod simulator;

@@ -58,7 +58,10 @@ async fn no_answer_is_for_other_pages_or_caches() {
 async fn an_address_beyond_loopback_is_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     for address in ["0.0.0.0:0", "[::]:0", "192.168.1.4:7717"] {
-        let error = Server::bind(address.parse().unwrap(), &folder.path().join("s")).await.unwrap_err();
+        let error =
+            Server::bind(&ServeSettings { listen: address.parse().unwrap(), ..settings() }, &folder.path().join("s"))
+                .await
+                .unwrap_err();
         assert!(matches!(error, ServeError::NotLoopback { .. }));
         assert!(error.to_string().contains(address) && error.to_string().contains("127.0.0.1"), "{error}");
     }
@@ -68,7 +71,9 @@ async fn an_address_beyond_loopback_is_refused_with_the_reason() {
 async fn a_port_in_use_is_named_with_what_to_do() {
     let daemon = Daemon::start().await;
     let folder = tempfile::tempdir().unwrap();
-    let error = Server::bind(daemon.bound.tcp, &folder.path().join("s")).await.unwrap_err();
+    let error = Server::bind(&ServeSettings { listen: daemon.bound.tcp, ..settings() }, &folder.path().join("s"))
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), "address-in-use");
     let message = error.to_string();
     assert!(

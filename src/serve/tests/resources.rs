@@ -214,18 +214,21 @@ async fn bodies_have_a_type_and_are_not_compressed() {
 #[tokio::test]
 async fn what_does_not_exist_is_a_problem_too() {
     let daemon = Daemon::start().await;
-    for target in ["/", "/v1", "/v1/", "/v1/nothing", "/v2/status", "/v1/tasks/1/2", "/v1/../etc/passwd"] {
+    for target in ["/v1", "/v1/", "/v1/nothing", "/v2/status", "/v1/tasks/1/2", "/v1/../etc/passwd"] {
         assert_eq!(daemon.get(target).await.problem(404).0, "unknown-resource", "{target}");
     }
     for (method, target, allowed) in [
         ("POST", "/v1/status", "get,head"),
-        ("DELETE", "/v1/tasks/1", "get,head"),
+        ("DELETE", "/v1/tasks/1", "get,head,patch"),
         ("GET", "/v1/query", "post"),
-        ("PATCH", "/v1/labels", "put,get,head,delete"),
+        ("PATCH", "/v1/labels", "delete,get,head,put"),
     ] {
         let reply = daemon.ask(method, target, "", b"").await;
         assert_eq!(reply.problem(405).0, "method-not-allowed");
-        assert!(reply.head.contains(&format!("allow: {allowed}")), "{target}: {}", reply.head);
+        let line = reply.head.lines().find_map(|line| line.strip_prefix("allow: ")).unwrap();
+        let mut methods: Vec<&str> = line.split(',').map(str::trim).collect();
+        methods.sort_unstable();
+        assert_eq!(methods.join(","), allowed, "{target}");
     }
     for target in
         ["/v1/status", "/v1/sources", "/v1/buffer", "/v1/tasks/1", "/v1/images/1", "/metrics", "/livez", "/readyz"]

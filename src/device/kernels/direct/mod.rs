@@ -5,6 +5,7 @@
 //! matrix product. The same scheme computes the forward pass and the input gradient.
 
 mod forward;
+mod packed;
 mod plan;
 mod wgrad;
 
@@ -69,6 +70,10 @@ impl Direct {
         workspace: &mut Vec<f32>,
         weights_gradient: &mut [f32],
     ) {
+        if self.shape.packed_input {
+            packed::run(self.isa, threads, &self.shape, input, output_gradient, workspace, weights_gradient);
+            return;
+        }
         wgrad::run(self.isa, threads, &self.shape, input, output_gradient, workspace, weights_gradient);
     }
 }

@@ -118,6 +118,11 @@ pub struct Fitted<'a> {
 }
 
 impl Fitted<'_> {
+    /// `y = x * scale + shift`, per channel: what the layer is with these statistics.
+    pub fn scale_shift(&self) -> (&[f32], &[f32]) {
+        (&self.affine.scale, &self.affine.shift)
+    }
+
     /// Normalises `x` (rows, channels) into `y`.
     ///
     /// # Panics

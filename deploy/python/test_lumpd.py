@@ -1,0 +1,92 @@
+"""The client against a running daemon that has taken in nothing yet: test_lumpd.py SOCKET. Run by the tests of the daemon."""
+
+import inspect
+import json
+import pathlib
+import re
+import struct
+import sys
+import threading
+import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import lumpd  # noqa: E402
+
+
+def picture(number):
+    """A PNG file of 32 x 32 pixels, another one for each number."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = b"".join(b"\0" + bytes((x * (number % 7 + 1) + y * (number % 5 + 1) + number * 31 + c * 40) % 256
+                                 for x in range(32) for c in range(3)) for y in range(32))
+    head = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def every_route_is_covered(openapi):
+    """Each resource of the API that is for programs has a method here."""
+    source = inspect.getsource(lumpd)
+    left_out = {"/v1/history", "/v1/buffer", "/v1/map", "/v1/embeddings", "/v1/embed", "/v1/query/batch", "/v1/forgetting/history"}
+    for path in openapi["paths"]:
+        if path.startswith("/v1/") and path not in left_out:
+            plain = re.sub(r"\{\w+\}.*", "", path).rstrip("/")
+            assert plain in source, f"{path} has no method in the client"
+
+
+def main():
+    daemon = lumpd.Lumpd(sys.argv[1])
+    every_route_is_covered(json.loads(daemon.request("GET", "/openapi.json")[0]))
+
+    events = []
+    follower = threading.Thread(target=lambda: [events.append(event) for event in daemon.events(after=0)], daemon=True)
+    follower.start()
+
+    ids = [daemon.send(picture(number)) for number in range(40)]
+    assert len(set(ids)) == 40 and daemon.send(picture(0)) == ids[0], "one sent again is known"
+    stored = list(daemon.images())
+    assert len(stored) > 20, stored
+    some = stored[0].id
+    assert daemon.image(some) == stored[0] and daemon.thumbnail(some).startswith(b"\x89PNG")
+    assert [image.id for image in daemon.images(order="newest")] == [image.id for image in reversed(stored)]
+
+    near = daemon.query(picture(3), k=5)
+    assert len(near.neighbours) == 5 and near.next == 5, near
+    assert near.neighbours[0].score >= near.neighbours[-1].score
+    assert daemon.query(picture(3), k=5, offset=5).neighbours[0].id != near.neighbours[0].id
+    one, two = daemon.embed(picture(3), some)
+    assert abs(sum(x * x for x in one.vector) - 1) < 1e-4 and one.encoder == near.encoder
+    assert daemon.query(one, k=5).neighbours[0].id == near.neighbours[0].id
+    assert daemon.query(some, k=1).neighbours[0].id != some
+
+    assert daemon.label("of a kind", some, stored[1].id) == 2
+    assert sorted(daemon.labelled("of a kind")) == sorted([some, stored[1].id])
+    assert daemon.classify(picture(3))["label"] == "of a kind"
+    assert daemon.unlabel(some) == 1
+
+    task = daemon.begin_task("by hand")
+    assert task.current and task.name == "by hand"
+    assert daemon.name_task(task.id, "another").name == "another"
+    daemon.send(picture(100))
+    first = daemon.tasks()[0]
+    assert daemon.merge_tasks(first.id, task.id).id == first.id and len(daemon.tasks()) == 1
+
+    daemon.pause()
+    assert daemon.status()["learn"]["paused_since"]
+    daemon.resume()
+    assert daemon.checkpoint() >= 0
+    assert daemon.forget(some, 10**9) == 1
+    try:
+        daemon.image(some)
+        raise AssertionError("a forgotten image is still there")
+    except lumpd.LumpdError as error:
+        assert (error.status, error.code) == (404, "unknown-image") and error.remedy
+    assert some not in [near.id for near in daemon.query(picture(3), k=100).neighbours]
+    for file in (daemon.export_bank(), daemon.export_encoder()):
+        (length,) = struct.unpack("<Q", file[:8])
+        assert json.loads(file[8:8 + length])["__metadata__"]["lumpd.encoder"]
+    daemon.forgetting(), daemon.accuracy(), daemon.sources()
+    assert {"task-opened", "tasks-merged", "training-paused", "checkpoint", "images-forgotten"} <= {event.kind for event in events}
+    print("the client and the daemon agree")
+
+
+main()

@@ -1,0 +1,59 @@
+//! CIFAR-10 in other lights: the ten transformations of the domain streams.
+
+use super::pool::{PIXELS, SIDE};
+use crate::config::Seed;
+
+pub const DOMAINS: [&str; 10] =
+    ["clean", "invert", "rot90", "blur", "dark", "bright", "contrast", "gray", "noise", "warm"];
+
+/// One image in one of the domains; `number` draws its noise.
+pub fn transform(image: &[u8], domain: usize, number: u64) -> Vec<u8> {
+    let map = |f: &mut dyn FnMut(usize, f64) -> f64| -> Vec<u8> {
+        image.iter().enumerate().map(|(i, &x)| f(i, f64::from(x)).clamp(0.0, 255.0) as u8).collect()
+    };
+    match DOMAINS[domain] {
+        "invert" => map(&mut |_, x| 255.0 - x),
+        "rot90" => (0..PIXELS).map(|i| image[((i / 3 % SIDE) * SIDE + SIDE - 1 - i / 3 / SIDE) * 3 + i % 3]).collect(),
+        "blur" => blur(image, 0.8),
+        "dark" => map(&mut |_, x| 0.7 * x),
+        "bright" => map(&mut |_, x| 1.15 * x + 15.0),
+        "contrast" => {
+            let mean = |channel| image.iter().skip(channel).step_by(3).map(|&x| f64::from(x)).sum::<f64>() / 1024.0;
+            let means = [mean(0), mean(1), mean(2)];
+            map(&mut |i, x| 0.6 * (x - means[i % 3]) + means[i % 3])
+        }
+        "gray" => map(&mut |i, _| image[i / 3 * 3..i / 3 * 3 + 3].iter().map(|&x| f64::from(x)).sum::<f64>() / 3.0),
+        "noise" => {
+            let mut random = Seed(3).random("noise", number);
+            map(&mut |_, x| x + 15.0 * random.normal())
+        }
+        "warm" => map(&mut |i, x| x * [1.12, 1.0, 0.85][i % 3]),
+        _ => image.to_vec(),
+    }
+}
+
+/// Gaussian blur, the border mirrored.
+fn blur(image: &[u8], sigma: f64) -> Vec<u8> {
+    let weights: Vec<f64> = (-3i32..=3).map(|d| (-f64::from(d * d) / (2.0 * sigma * sigma)).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mirror = |at: i32| {
+        (if at < 0 {
+            -1 - at
+        } else if at > 31 {
+            63 - at
+        } else {
+            at
+        }) as usize
+    };
+    let pass = |source: &[f64], along_rows: bool| -> Vec<f64> {
+        let tap = |i: usize, d: i32| {
+            let (row, column) = (i / 3 / SIDE, i / 3 % SIDE);
+            let (row, column) =
+                if along_rows { (row, mirror(column as i32 + d)) } else { (mirror(row as i32 + d), column) };
+            source[(row * SIDE + column) * 3 + i % 3]
+        };
+        (0..PIXELS).map(|i| weights.iter().zip(-3..).map(|(w, d)| w * tap(i, d)).sum::<f64>() / sum).collect()
+    };
+    let wide: Vec<f64> = image.iter().map(|&x| f64::from(x)).collect();
+    pass(&pass(&wide, true), false).iter().map(|&x| x.clamp(0.0, 255.0) as u8).collect()
+}

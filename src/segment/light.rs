@@ -1,0 +1,391 @@
+//! Changes of light: whether the image has become much brighter or darker, from very few distinct frames.
+//!
+//! A video has few independent frames: its neighbours show the same scene. Thirty of them cannot tell the covariance of
+//! hundreds of features, but they tell one number whose usual spread is known beforehand. The number is the logarithm of
+//! brightness; its spread within a task is shrunk towards that of photographs, and towards that of the tasks before.
+//!
+//! Of the newest W frames (4 to 64) against the n before them since the last boundary: t2 = W n / (W + n) d^2 / (r v), with d
+//! the difference of the means, v the variance within both, and r the variance ratio of correlated frames, 1 + 2 sum_L
+//! rho_L over the lags up to the first whose correlation is within noise. It has about (W + n - 2) / r and the prior's
+//! degrees of freedom, and is turned into a normal deviate (Wallace, Ann. Math. Stat. 30, 1959). Smaller changes than half a
+//! natural unit (a factor of 1.65) are left to the test of all features.
+
+use std::collections::VecDeque;
+
+use super::SegmentError;
+use super::bytes::{Reader, Writer, expect_length};
+use super::place::Place;
+
+const WINDOWS: [usize; 5] = [4, 8, 16, 32, 64];
+const LONGEST: usize = 64;
+/// Fewest frames before the window.
+const BEFORE: f64 = 6.0;
+/// Lags that correlation is looked for at.
+const LAGS: usize = 16;
+/// Natural units of brightness: less is no change of light.
+const SMALLEST_CHANGE: f64 = 0.5;
+/// Usual variance of a task's brightness, and how many frames' worth it is trusted.
+const PRIOR_VARIANCE: f64 = 0.23 * 0.23;
+const PRIOR_FRAMES: f64 = 10.0;
+/// The same for tasks before this one, at most.
+const EARLIER_FRAMES: f64 = 40.0;
+/// A frame counts in a window as at most so many standard deviations from the frames before it.
+const CLIP: f64 = 2.5;
+/// Frames remembered in full weight; beyond twice as many the older ones count half.
+const MEMORY: f64 = 1024.0;
+
+/// What is kept of one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Frame {
+    brightness: f64,
+    /// The variance ratio when it was the newest.
+    ratio: f64,
+}
+
+/// Count, sum and sum of squares.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Sums {
+    count: f64,
+    sum: f64,
+    squares: f64,
+}
+
+impl Sums {
+    fn add(&mut self, x: f64) {
+        self.count += 1.0;
+        self.sum += x;
+        self.squares += x * x;
+    }
+
+    fn halve(&mut self) {
+        (self.count, self.sum, self.squares) = (0.5 * self.count, 0.5 * self.sum, 0.5 * self.squares);
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum / self.count
+    }
+
+    /// Sum of squares about the mean.
+    fn scatter(&self) -> f64 {
+        (self.squares - self.sum * self.mean()).max(0.0)
+    }
+}
+
+/// The watch over one stream's brightness.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LightWatch {
+    /// The brightness that sums are taken from, so that they do not cancel.
+    origin: Option<f64>,
+    /// Frames older than those of `recent`.
+    settled: Sums,
+    /// The newest frames, oldest first.
+    recent: VecDeque<Frame>,
+    correlation: Correlation,
+    /// Scatter and frames' worth of the tasks before.
+    earlier: (f64, f64),
+    deviate: Option<f64>,
+}
+
+impl Default for LightWatch {
+    fn default() -> Self {
+        Self {
+            origin: None,
+            settled: Sums::default(),
+            recent: VecDeque::with_capacity(LONGEST + 1),
+            correlation: Correlation::default(),
+            earlier: (0.0, 0.0),
+            deviate: None,
+        }
+    }
+}
+
+impl LightWatch {
+    /// Takes the next distinct frame's brightness.
+    pub fn push(&mut self, brightness: f64) {
+        let x = brightness - *self.origin.get_or_insert(brightness);
+        self.correlation.push(x);
+        self.recent.push_back(Frame { brightness: x, ratio: self.correlation.ratio() });
+        if self.recent.len() > LONGEST
+            && let Some(frame) = self.recent.pop_front()
+        {
+            self.settled.add(frame.brightness);
+        }
+        if self.settled.count >= 2.0 * MEMORY {
+            self.settled.halve();
+        }
+        self.deviate = self.test();
+    }
+
+    /// The normal deviate of the most telling window; none where no window shows a change worth the name.
+    pub fn deviate(&self) -> Option<f64> {
+        self.deviate
+    }
+
+    /// The variance ratio of the newest frames.
+    pub fn variance_ratio(&self) -> Option<f64> {
+        self.recent.back().map(|frame| frame.ratio)
+    }
+
+    fn test(&self) -> Option<f64> {
+        let mut before = self.settled;
+        let mut all = self.settled;
+        self.recent.iter().for_each(|frame| all.add(frame.brightness));
+        let (mut taken, mut best) = (0, None);
+        for window in WINDOWS.into_iter().rev() {
+            let Some(start) = self.recent.len().checked_sub(window) else { continue };
+            self.recent.range(taken..start).for_each(|frame| before.add(frame.brightness));
+            taken = start;
+            if before.count >= BEFORE {
+                best = [best, self.compare(&before, &all, start)].into_iter().flatten().reduce(f64::max);
+            }
+        }
+        best
+    }
+
+    /// The deviate of the frames from `start` on against those before.
+    fn compare(&self, before: &Sums, all: &Sums, start: usize) -> Option<f64> {
+        let window = (self.recent.len() - start) as f64;
+        let newest = start.checked_sub(1).and_then(|at| self.recent.get(at));
+        let ratio = newest.map_or_else(|| self.correlation.ratio(), |frame| frame.ratio);
+        if window < ratio || before.count < ratio {
+            return None;
+        }
+        let difference = (all.sum - before.sum) / window - before.mean();
+        let share = before.count * window / all.count;
+        let within = (all.scatter() - difference * difference * share).max(0.0);
+        let freedom = PRIOR_FRAMES + self.earlier.1 + (all.count - 2.0) / ratio;
+        let variance = (PRIOR_FRAMES * PRIOR_VARIANCE + self.earlier.0 + within / ratio) / freedom;
+        let limit = CLIP * variance.sqrt();
+        let clipped = |frame: &Frame| (frame.brightness - before.mean()).clamp(-limit, limit);
+        let difference = self.recent.range(start..).map(clipped).sum::<f64>() / window;
+        if difference.abs() < SMALLEST_CHANGE {
+            return None;
+        }
+        let t2 = difference * difference * share / (ratio * variance);
+        Some((freedom * (1.0 + t2 / freedom).ln()).sqrt() * (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0))
+    }
+
+    /// The split of the newest frames that separates best, and how sure that is: as in [`super::place`], in one dimension.
+    pub fn locate(&self) -> Place {
+        let mut all = self.settled;
+        self.recent.iter().for_each(|frame| all.add(frame.brightness));
+        let mut inside = Sums::default();
+        let longest = self.recent.len().min((all.count as usize).saturating_sub(2));
+        let mut curve = vec![f64::NEG_INFINITY; longest + 1];
+        for (back, frame) in (1..=longest).zip(self.recent.iter().rev()) {
+            inside.add(frame.brightness);
+            let (n, rest) = (inside.count, all.count - inside.count);
+            let difference = inside.mean() - (all.sum - inside.sum) / rest;
+            curve[back] = difference * difference * n * rest / all.count;
+        }
+        let best = Place::of(&curve, 1.0).samples_back;
+        let within = (all.scatter() - curve.get(best).copied().unwrap_or(0.0)).max(0.0) / (all.count - 2.0).max(1.0);
+        let before = self.recent.len().checked_sub(best + 1).and_then(|at| self.recent.get(at));
+        Place::of(&curve, before.map_or(1.0, |frame| frame.ratio) * within.max(1e-12))
+    }
+
+    /// Begins anew with the newest `samples_back` frames; what came before tells how much brightness varies within a task.
+    pub fn restart(&mut self, samples_back: usize) {
+        let kept = self.recent.split_off(self.recent.len().saturating_sub(samples_back));
+        let mut before = self.settled;
+        self.recent.iter().for_each(|frame| before.add(frame.brightness));
+        let trust = (before.count / 3.0).min(EARLIER_FRAMES / 2.0);
+        if before.count >= BEFORE {
+            let scatter = 0.5 * self.earlier.0 + trust * before.scatter() / before.count;
+            self.earlier = (scatter, 0.5 * self.earlier.1 + trust);
+        }
+        let origin = self.origin.unwrap_or(0.0);
+        *self = Self { earlier: self.earlier, ..Self::default() };
+        kept.iter().for_each(|frame| self.push(frame.brightness + origin));
+    }
+
+    pub fn write(&self, writer: &mut Writer) {
+        writer.optional(self.origin.map(f64::to_bits));
+        writer.optional(self.deviate.map(f64::to_bits));
+        writer.f64s(&[self.settled.count, self.settled.sum, self.settled.squares, self.earlier.0, self.earlier.1]);
+        let recent: Vec<f64> = self.recent.iter().flat_map(|frame| [frame.brightness, frame.ratio]).collect();
+        writer.f64s(&recent);
+        self.correlation.write(writer);
+    }
+
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
+        let (origin, deviate) = (reader.optional()?, reader.optional()?);
+        let sums = expect_length(reader.f64s()?, 5)?;
+        let recent = reader.f64s()?;
+        if recent.len() > 2 * LONGEST || !recent.len().is_multiple_of(2) {
+            return Err(SegmentError::State("its brightness does not fit"));
+        }
+        Ok(Self {
+            origin: origin.map(f64::from_bits),
+            deviate: deviate.map(f64::from_bits),
+            settled: Sums { count: sums[0], sum: sums[1], squares: sums[2] },
+            earlier: (sums[3], sums[4]),
+            recent: recent.as_chunks::<2>().0.iter().map(|&[brightness, ratio]| Frame { brightness, ratio }).collect(),
+            correlation: Correlation::read(reader)?,
+        })
+    }
+}
+
+/// Running correlation of a series with itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Correlation {
+    sums: Sums,
+    /// Sums of products at lag 1, 2, ...
+    products: [f64; LAGS],
+    /// Values at the beginning and the newest ones, which the products at a lag leave out.
+    first: Vec<f64>,
+    last: VecDeque<f64>,
+}
+
+impl Correlation {
+    fn push(&mut self, x: f64) {
+        for (product, earlier) in self.products.iter_mut().zip(self.last.iter().rev()) {
+            *product += x * earlier;
+        }
+        self.sums.add(x);
+        if self.first.len() < LAGS {
+            self.first.push(x);
+        }
+        self.last.push_back(x);
+        if self.last.len() > LAGS {
+            self.last.pop_front();
+        }
+        if self.sums.count >= 2.0 * MEMORY {
+            self.sums.halve();
+            self.products.iter_mut().for_each(|product| *product *= 0.5);
+        }
+    }
+
+    /// 1 + 2 sum_L rho_L, up to the first lag within noise (twice 1 / sqrt n); 1 for independent values. The mean is the
+    /// series' own, which makes every correlation too small by about r / n.
+    fn ratio(&self) -> f64 {
+        let n = self.sums.count;
+        let variance = self.sums.scatter() / n;
+        if n < 4.0 || variance <= 1e-12 {
+            return 1.0;
+        }
+        let mean = self.sums.mean();
+        let (mut ratio, mut head, mut tail) = (1.0, 0.0, 0.0);
+        for lag in 1..=LAGS.min(n as usize / 2) {
+            head += self.first[lag - 1];
+            tail += self.last[self.last.len() - lag];
+            let pairs = n - lag as f64;
+            let both = 2.0 * self.sums.sum - head - tail;
+            let covariance = (self.products[lag - 1] - mean * both) / pairs + mean * mean;
+            let correlation = covariance / variance + 1.0 / n;
+            if correlation < 2.0 / n.sqrt() {
+                break;
+            }
+            ratio += 2.0 * correlation;
+        }
+        ratio / (1.0 - ratio / n).max(0.4)
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        writer.f64s(&[self.sums.count, self.sums.sum, self.sums.squares]);
+        writer.f64s(&self.products);
+        writer.f64s(&self.first);
+        writer.f64s(&self.last.iter().copied().collect::<Vec<f64>>());
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
+        let sums = expect_length(reader.f64s()?, 3)?;
+        let products = expect_length(reader.f64s()?, LAGS)?;
+        let (first, last) = (reader.f64s()?, reader.f64s()?);
+        if first.len() != last.len() || first.len() != (sums[0] as usize).min(LAGS) {
+            return Err(SegmentError::State("its correlation does not fit"));
+        }
+        Ok(Self {
+            sums: Sums { count: sums[0], sum: sums[1], squares: sums[2] },
+            products: std::array::from_fn(|i| products[i]),
+            first,
+            last: last.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Seed;
+
+    /// Brightness of scenes of `length` frames each, independent of one another, with little noise within.
+    fn scenes(seed: u64, count: u64, length: u64, level: f64, spread: f64) -> Vec<f64> {
+        let scene = |n| level + spread * Seed(seed).random("scene", n).normal();
+        let noise = |n| 0.02 * Seed(seed).random("noise", n).normal();
+        (0..count * length).map(|n| scene(n / length) + noise(n)).collect()
+    }
+
+    fn alarm(watch: &mut LightWatch, series: &[f64], threshold: f64) -> Option<usize> {
+        series.iter().position(|&x| {
+            watch.push(x);
+            watch.deviate() > Some(threshold)
+        })
+    }
+
+    #[test]
+    fn a_halved_light_is_found_after_a_few_scenes_and_placed_where_it_changed() {
+        for seed in 0..10 {
+            let mut watch = LightWatch::default();
+            let series = [scenes(seed, 9, 5, -0.5, 0.2), scenes(seed + 50, 9, 5, -1.4, 0.2)].concat();
+            let at = alarm(&mut watch, &series, 3.4).expect("a change found");
+            assert!((45..75).contains(&at), "seed {seed}: alarm at {at}");
+            let place = watch.locate();
+            let first = at + 1 - place.samples_back;
+            assert!(first.abs_diff(45) <= 5 + place.uncertainty, "seed {seed}: {first} +- {}", place.uncertainty);
+            watch.restart(place.samples_back);
+            assert_eq!(alarm(&mut watch, &scenes(seed + 90, 100, 5, -1.4, 0.2), 3.4), None, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_scenes_and_one_for_independent_frames() {
+        let ratio = |length| {
+            let mut watch = LightWatch::default();
+            scenes(3, 400 / length, length, 0.0, 0.2).into_iter().for_each(|x| watch.push(x));
+            watch.variance_ratio().unwrap()
+        };
+        assert!((1.0..1.4).contains(&ratio(1)), "{}", ratio(1));
+        assert!((2.5..6.5).contains(&ratio(4)), "{}", ratio(4));
+        assert!((5.0..13.0).contains(&ratio(8)), "{}", ratio(8));
+    }
+
+    #[test]
+    fn constant_light_is_no_change_and_no_division_by_zero() {
+        let mut watch = LightWatch::default();
+        (0..5000).for_each(|_| watch.push(-3.0));
+        assert_eq!(watch.deviate(), None);
+        assert_eq!(watch.variance_ratio(), Some(1.0));
+    }
+
+    #[test]
+    fn memory_of_long_ago_fades_and_small_changes_are_left_alone() {
+        let mut watch = LightWatch::default();
+        for n in 0..20_000u64 {
+            let slow = 0.8 * (n as f64 / 20_000.0 * std::f64::consts::TAU).sin();
+            watch.push(slow + 0.15 * Seed(4).random("slow", n).normal());
+            assert!(watch.deviate() < Some(3.4), "frame {n}");
+        }
+        assert!(watch.settled.count < 2.0 * MEMORY);
+    }
+
+    #[test]
+    fn a_restored_watch_goes_on_bit_for_bit() {
+        let series = scenes(7, 60, 5, 0.0, 0.3);
+        for stop in [0, 3, 70, 200] {
+            let mut whole = LightWatch::default();
+            series[..stop].iter().for_each(|&x| whole.push(x));
+            let mut writer = Writer::default();
+            whole.write(&mut writer);
+            let bytes = writer.finish();
+            let mut restored = LightWatch::read(&mut Reader::new(&bytes)).unwrap();
+            assert_eq!(restored, whole);
+            series[stop..].iter().for_each(|&x| {
+                whole.push(x);
+                restored.push(x);
+            });
+            assert_eq!(restored, whole);
+            assert!(LightWatch::read(&mut Reader::new(&bytes[..bytes.len() - 1])).is_err());
+        }
+    }
+}
