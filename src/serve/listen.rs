@@ -18,8 +18,8 @@ use super::connection::{Terms, serve_connection, turn_away};
 use super::guard::{Door, OwnNames};
 use super::unix::{Socket, SocketFile};
 use super::{Limits, ServeError};
-use crate::stream::{Peer, Peers};
 use crate::config::ServeSettings;
+use crate::stream::{Peer, Peers};
 
 /// Pause after a failure to accept that will not pass by trying again at once, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
