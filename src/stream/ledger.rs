@@ -14,8 +14,8 @@
 //! duplicate where the daemon still remembers them.
 //!
 //! The order of a frame's life is: [`Ledger::mark`] before it is offered, commit of its image, [`Ledger::record`]. A crash in
-//! between leaves the mark. A file found marked after a restart is suspect and is worked on alone; one found marked twice is
-//! refused as "crashed-twice" without being opened again: the process died with it in its hands, and again with it alone.
+//! between leaves the mark. A file found marked after a restart is suspect and is worked on alone; the third start that finds
+//! it undecided refuses it as "crashed-twice", without opening it: the process died twice with this file alone in its hands.
 //!
 //! Growth: about 80 bytes and the path for each file in the folder. [`Ledger::prune`] forgets files that are gone.
 

@@ -15,8 +15,9 @@ use crate::stream::frame::codes;
 use crate::stream::ledger::{Entry, FileState, Fingerprint, Outcome};
 use crate::stream::{Draft, Inlet, Ledger, Origin, Receipt, StreamError, Verdict};
 
-/// Marks of a file in whose hands the process died twice, the second time being worked on alone.
-const ATTEMPTS_OF_A_KILLER: u8 = 2;
+/// Marks of a file that, being alone, killed the process twice: one from the crowd, two from its own attempts. One fewer
+/// would condemn files that a power cut or a `kill -9` happened to hit twice.
+const ATTEMPTS_OF_A_KILLER: u8 = 3;
 /// Files offered and not written down yet; the queue's bytes are usually the narrower bound.
 const UNRECORDED_FILES: usize = 4096;
 /// Verdicts written down in one commit.

@@ -177,8 +177,8 @@ async fn a_file_that_killed_the_process_twice_is_left_alone() {
     for name in ["killer", "suspect"] {
         fs::write(rig.path(name), name).unwrap();
         let entry = (PathBuf::from(name), file::fingerprint(&fs::metadata(rig.path(name)).unwrap()));
-        // As processes that died leave it: once in a crowd, and for the killer once more alone.
-        for _ in 0..if name == "killer" { 2 } else { 1 } {
+        // As processes that died leave it: once in a crowd, and for the killer twice alone.
+        for _ in 0..if name == "killer" { 3 } else { 1 } {
             rig.ledger.mark(id, std::slice::from_ref(&entry)).unwrap();
         }
     }
