@@ -14,6 +14,7 @@ pub mod decode;
 pub mod device;
 pub mod encoder;
 pub mod evaluate;
+pub mod experiment;
 pub mod knn;
 pub mod learn;
 pub mod replay;

@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod buffer;
 mod bench;
 mod checkpoint;
 mod classify;
@@ -29,6 +30,7 @@ mod devices;
 mod doctor;
 mod events;
 mod exit;
+mod experiment;
 mod export;
 mod feed;
 mod forget;
@@ -106,6 +108,8 @@ enum Verb {
     Label(label::Arguments),
     /// Tell what an image is, by its labelled neighbours
     Classify(classify::Arguments),
+    /// Look at the replay buffer, check it, export it, resize it, while no daemon runs
+    Buffer(buffer::Arguments),
     /// Remove stored images for good
     Forget(forget::Arguments),
     /// Let training rest
@@ -128,6 +132,8 @@ enum Verb {
     Selftest(selftest::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
+    /// Compare strategies on datasets with labels, as the field does
+    Experiment(experiment::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Measure what this build reaches on this machine
@@ -157,6 +163,7 @@ impl CommandLine {
             Verb::Plot(arguments) => plot::run(arguments, out),
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
+            Verb::Buffer(arguments) => buffer::run(arguments, out),
             Verb::Forget(arguments) => forget::run(arguments, out),
             Verb::Pause(arguments) => training::pause(arguments, out),
             Verb::Resume(arguments) => training::resume(arguments, out),
@@ -168,6 +175,7 @@ impl CommandLine {
             Verb::Export(arguments) => export::run(arguments, out),
             Verb::Selftest(arguments) => selftest::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
+            Verb::Experiment(arguments) => experiment::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),

@@ -19,9 +19,9 @@ use std::fmt::Display;
 use super::plan::{Budget, EncoderShape, Plan};
 use super::problem::Problem;
 use super::settings::{
-    CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings, EvaluateSettings,
-    KnnSettings, LearnSettings, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings, SourceKind,
-    SourceSettings,
+    AfterKind, CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings,
+    EvaluateSettings, KnnSettings, LearnSettings, ObjectiveKind, PublishSettings, ReplaySettings, SegmentSettings,
+    ServeSettings, SourceKind, SourceSettings, WhenFull,
 };
 
 /// Checks every setting; `encoder` is the shape of the preset that `config.encoder` names.
@@ -143,6 +143,11 @@ impl Findings {
             let message = "frames are taken from this machine only: listen on 127.0.0.1 or [::1]";
             self.problems.push(Problem::error("not-loopback", key(index, "listen"), address, message));
         }
+        let directory = source.kind == SourceKind::Directory;
+        let (after, full) = (source.after != AfterKind::Keep, source.when_full == WhenFull::DropNewest);
+        self.misplaced(index, source, "after", after && !directory);
+        self.misplaced(index, source, "when_full", full && directory);
+        self.misplaced(index, source, "done", source.done.is_some() && !(directory && source.after == AfterKind::Move));
         self.range(&key(index, "poll_seconds"), source.poll_seconds, 0.05, 86_400.0);
         if source.queue_bytes < decode.max_bytes / 2 {
             let message =
@@ -150,6 +155,17 @@ impl Findings {
             self.warn("small-queue", &key(index, "queue_bytes"), source.queue_bytes, message);
         }
         self.at_least(&key(index, "queue_bytes"), source.queue_bytes, 1 << 16);
+    }
+
+    fn misplaced(&mut self, index: usize, source: &SourceSettings, name: &str, wrong: bool) {
+        if wrong {
+            let message = match name {
+                "after" => "only files of a directory can be moved or deleted: remove it",
+                "when_full" => "a folder is its own queue and loses nothing by waiting: remove it, or use \"block\"",
+                _ => "goes with kind = \"directory\" and after = \"move\" only: remove it",
+            };
+            self.problems.push(Problem::error("key-misplaced", key(index, name), &source.name, message));
+        }
     }
 
     fn belongs(&mut self, index: usize, source: &SourceSettings, name: &str, needed: bool, value: Option<String>) {
@@ -182,6 +198,7 @@ impl Findings {
     fn replay(&mut self, replay: &ReplaySettings) {
         self.range("replay.slots", replay.slots, 1, 1 << 28);
         self.range("replay.commit_frames", replay.commit_frames, 1, 4096);
+        self.range("replay.duplicate_window", replay.duplicate_window, 0, 1 << 24);
     }
 
     fn encoder(&mut self, encoder: &EncoderSettings, learn: &LearnSettings) {
@@ -223,6 +240,24 @@ impl Findings {
         self.range("learn.momentum", learn.momentum, 0.0, 0.9999);
         self.range("learn.weight_decay", learn.weight_decay, 0.0, 1.0);
         self.range("learn.mix_alpha", learn.mix_alpha, 0.001, 1000.0);
+        let weights = [
+            ("learn.si_weight", learn.si_weight),
+            ("learn.der_weight", learn.der_weight),
+            ("learn.distil_weight", learn.distil_weight),
+            ("learn.align_weight", learn.align_weight),
+        ];
+        weights.into_iter().for_each(|(key, weight)| self.range(key, weight, 0.0, 1e6));
+        self.range("learn.ema_decay", learn.ema_decay, 0.0, 1.0);
+        self.range("learn.classes", learn.classes, 1, 1_000_000);
+        if let Some(why) = learn.strategy.refused_on_a_stream() {
+            let message = format!("is for experiments only (lumpd experiment): {why}");
+            self.problems.push(Problem::error("not-on-a-stream", "learn.strategy", name_of(&learn.strategy), message));
+        }
+        if learn.objective == ObjectiveKind::Supervised {
+            let message = "is for experiments only (lumpd experiment): a stream has no labels";
+            let name = name_of(&learn.objective);
+            self.problems.push(Problem::error("not-on-a-stream", "learn.objective", name, message));
+        }
     }
 
     fn publish(&mut self, publish: &PublishSettings) {
@@ -310,6 +345,11 @@ pub const HTTP_SOURCE: &str = "http";
 /// Below the number of values that a metric's label may take.
 const MOST_SOURCES: usize = 100;
 
+/// As a configuration file has it.
+fn name_of(kind: &impl serde::Serialize) -> String {
+    toml::Value::try_from(kind).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
 fn key(index: usize, name: &str) -> String {
     format!("source.{index}.{name}")
 }
@@ -365,6 +405,20 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_to_files_and_to_frames_beyond_the_queue_is_set_where_it_makes_sense() {
+        let source = |rest: &str| format!("[[source]]\nname = \"a\"\npath = \"p\"\n{rest}");
+        assert_problem(&source("kind = \"unix\"\nafter = \"delete\""), "source.0.after", "key-misplaced");
+        assert_problem(
+            &source("kind = \"directory\"\nwhen_full = \"drop_newest\""),
+            "source.0.when_full",
+            "key-misplaced",
+        );
+        assert_problem(&source("kind = \"directory\"\ndone = \"d\""), "source.0.done", "key-misplaced");
+        let sound = source("kind = \"directory\"\nafter = \"move\"\ndone = \"d\"");
+        assert!(problems(&sound).iter().all(|(key, _)| !key.starts_with("source.0")), "{:?}", problems(&sound));
+    }
+
+    #[test]
     fn source_names_are_plain_and_unique() {
         assert_problem("[[source]]\nname = \"a b\"\nkind = \"unix\"\npath = \"p\"", "source.0.name", "bad-name");
         assert_problem("[[source]]\nname = \"http\"\nkind = \"unix\"\npath = \"p\"", "source.0.name", "name-taken");
@@ -379,6 +433,15 @@ mod tests {
         let text = format!("{HERE}[replay]\nslots = 32");
         assert_problem(&text, "learn.replay_batch", "large-replay-batch");
         assert!(check(toml::from_str(&text).unwrap(), ENCODER).is_ok());
+    }
+
+    #[test]
+    fn what_needs_labels_or_tasks_by_name_is_for_experiments() {
+        assert_problem(&format!("{HERE}[learn]\nstrategy = \"gss\""), "learn.strategy", "not-on-a-stream");
+        assert_problem(&format!("{HERE}[learn]\nobjective = \"supervised\""), "learn.objective", "not-on-a-stream");
+        for strategy in ["lump+", "si", "der", "cassle", "ema", "finetune"] {
+            assert_eq!(problems(&format!("{HERE}[learn]\nstrategy = \"{strategy}\"")), [], "{strategy}");
+        }
     }
 
     #[test]

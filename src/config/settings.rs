@@ -116,9 +116,43 @@ pub struct SourceSettings {
     /// `directory`: between two scans where it is polled.
     #[serde(default = "default_poll_seconds")]
     pub poll_seconds: f64,
-    /// Bytes of undecoded frames that may wait; a full queue blocks the sender.
+    /// `directory`: what becomes of a file once its image is committed and written down.
+    #[serde(default)]
+    pub after: AfterKind,
+    /// `directory` with `after = "move"`: where it goes, on the same file system; `.done` within `path` where not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub done: Option<PathBuf>,
+    /// Bytes of undecoded frames that may wait.
     #[serde(default = "default_queue_bytes")]
     pub queue_bytes: usize,
+    /// What becomes of a frame when they do.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+/// What becomes of a file that was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterKind {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// It is moved to another folder.
+    Move,
+    /// It is deleted.
+    Delete,
+}
+
+/// What becomes of a frame for which the queue of its source has no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It waits, and its sender with it.
+    #[default]
+    Block,
+    /// It is refused with a hint when to send it again, and counted.
+    DropNewest,
 }
 
 /// Kinds of inlet.
@@ -215,6 +249,14 @@ impl Default for SegmentSettings {
 pub enum DetectorKind {
     /// Two-sample mean test over windows of 16 to 256 frames.
     DyadicT2,
+    /// Kernel two-sample test of 64 frames against a fixed reference.
+    Mmd,
+    /// Two exponential averages of random features; keeps no frames.
+    Newma,
+    /// Adaptive windows on the first eight coordinates.
+    Adwin,
+    /// Cumulative sums of the distance from the reference.
+    PageHinkley,
 }
 
 /// Which streams share their tasks.
@@ -237,11 +279,20 @@ pub struct ReplaySettings {
     pub durability: Durability,
     /// Most frames of one commit; also the number of spare slots.
     pub commit_frames: usize,
+    /// Frames whose bytes are remembered: one of them that comes again, through any source, is answered as a duplicate.
+    /// After a restart these are the stored ones.
+    pub duplicate_window: usize,
 }
 
 impl Default for ReplaySettings {
     fn default() -> Self {
-        Self { slots: 4096, policy: PolicyKind::Reservoir, durability: Durability::Sync, commit_frames: 64 }
+        Self {
+            slots: 4096,
+            policy: PolicyKind::Reservoir,
+            durability: Durability::Sync,
+            commit_frames: 64,
+            duplicate_window: 4096,
+        }
     }
 }
 
@@ -253,6 +304,8 @@ pub enum PolicyKind {
     Reservoir,
     /// The newest frames.
     Fifo,
+    /// The least redundant ones by their features (Purushwalkam et al. 2022, minimum redundancy).
+    MinRed,
 }
 
 /// When a frame is acknowledged.
@@ -340,6 +393,18 @@ pub struct LearnSettings {
     /// partial, nothing is rehearsed while idle, and each batch ends with a checkpoint, so that on a CPU a restart goes on to
     /// the same bits whenever the process was killed. Slow; needs `evaluate.holdout_ratio = 0`.
     pub step_locked: bool,
+    /// `si`: weight c of the penalty on moving what earlier tasks rely on.
+    pub si_weight: f64,
+    /// `der`: weight of the squared distance between the features of a replayed image and those remembered of it.
+    pub der_weight: f64,
+    /// `cassle`: weight of the distillation from the encoder of the last boundary.
+    pub distil_weight: f64,
+    /// `ema` and `lump+`: weight of the alignment with the moving average of the network.
+    pub align_weight: f64,
+    /// `ema` and `lump+`: share of the past in that moving average, each step.
+    pub ema_decay: f64,
+    /// Outputs of the head of the supervised objective; of no use to the others.
+    pub classes: usize,
 }
 
 impl Default for LearnSettings {
@@ -358,17 +423,25 @@ impl Default for LearnSettings {
             weight_decay: 5e-4,
             mix_alpha: 0.4,
             step_locked: false,
+            si_weight: 1.0,
+            der_weight: 0.1,
+            distil_weight: 1.0,
+            align_weight: 1.0,
+            ema_decay: 0.999,
+            classes: 10,
         }
     }
 }
 
-/// Self-supervised objectives by name.
+/// Objectives by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ObjectiveKind {
     SimSiam,
     Barlow,
     SimClr,
+    /// Cross-entropy with labels: for experiments; a stream has none.
+    Supervised,
 }
 
 /// Continual-learning strategies by name.
@@ -379,6 +452,52 @@ pub enum StrategyKind {
     Finetune,
     /// Lifelong unsupervised mixup with the replay buffer (Madaan et al., 2022).
     Lump,
+    /// LUMP with more replayed images beside the mixed ones, aligned with a moving average of the network.
+    #[serde(rename = "lump+")]
+    LumpPlus,
+    /// Synaptic intelligence: a penalty on moving important parameters (Zenke et al., 2017).
+    Si,
+    /// Dark experience replay: remembered features of replayed images (Buzzega et al., 2020).
+    Der,
+    /// Distillation from the encoder of the last boundary (Fini et al., 2022).
+    Cassle,
+    /// Replay, aligned with a moving average of the network (CLA-E).
+    Ema,
+    /// A column a task (Rusu et al., 2016): for experiments, since every task has an encoder of its own.
+    Pnn,
+    /// All tasks at once, the upper bound: for experiments.
+    Multitask,
+    /// Averaged gradient episodic memory (Chaudhry et al., 2019): for experiments with labels.
+    AGem,
+    /// Gradient-based sample selection (Aljundi et al., 2019): for experiments with labels.
+    Gss,
+}
+
+impl StrategyKind {
+    /// Every strategy, in the order of the documentation.
+    pub const ALL: [Self; 11] = [
+        Self::Finetune,
+        Self::Lump,
+        Self::LumpPlus,
+        Self::Si,
+        Self::Der,
+        Self::Cassle,
+        Self::Ema,
+        Self::Pnn,
+        Self::Multitask,
+        Self::AGem,
+        Self::Gss,
+    ];
+
+    /// Why the daemon has no use for it; none where it has.
+    pub fn refused_on_a_stream(self) -> Option<&'static str> {
+        match self {
+            Self::Pnn => Some("every task has an encoder of its own, and an image of a stream names none"),
+            Self::Multitask => Some("it needs every task at once, and a stream gives one after the other"),
+            Self::AGem | Self::Gss => Some("it needs labels, and a stream has none"),
+            _ => None,
+        }
+    }
 }
 
 /// `[publish]`: when readers get a new version of the encoder.

@@ -20,8 +20,8 @@ use super::shared::Shared;
 use crate::config::{Config, Seed};
 use crate::evaluate::ProbeSets;
 use crate::knn::Labels;
-use crate::learn::{LearnError, Trainer};
-use crate::replay::StoreReader;
+use crate::learn::{LearnError, Samples, Trainer};
+use crate::replay::{Batch, StoreReader};
 use crate::segment::{Segmenter, TaskId};
 use crate::telemetry::{Metric, observe};
 
@@ -71,10 +71,11 @@ pub enum LearnerError {
 }
 
 impl LearnerError {
-    /// Whether a start anew may do without any change: memory of the device that ran out is free again then.
+    /// Whether a start anew may do without any change: memory of the device that ran out is free again then, and a device
+    /// whose driver refuses this process may take another one.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Learn(error) => error.is_out_of_memory(),
+            Self::Learn(error) => error.is_out_of_memory() || error.is_device_lost(),
             Self::Publish(_) | Self::Resume(_) => false,
         }
     }
@@ -238,7 +239,7 @@ impl Learner {
             let stream = images.concat();
             for _ in 0..self.settings.learn.steps_per_batch {
                 let replay = self.replayed();
-                self.step(&stream, &replay)?;
+                self.step(&stream, replay)?;
             }
             self.clock.last_batch = Instant::now();
             let mut learning = self.shared.learning();
@@ -252,29 +253,33 @@ impl Learner {
         if idle && due && self.trainer.rehearses() {
             self.clock.last_rehearsal = Instant::now();
             let replay = self.rehearsed();
-            self.step(&[], &replay)?;
+            self.step(&[], replay)?;
             self.shared.learning().idle_steps += 1;
         }
         Ok(())
     }
 
-    fn replayed(&self) -> Vec<u8> {
+    fn replayed(&self) -> Batch {
         let mut random = self.seed.random("replay-batch", self.trainer.steps());
-        self.buffer.sample(self.settings.learn.replay_batch, &mut random).pixels
+        self.buffer.sample(self.settings.learn.replay_batch, &mut random)
     }
 
     /// As many images as a step of the stream has with its replay: rehearsal is worth as much as learning.
-    fn rehearsed(&self) -> Vec<u8> {
+    fn rehearsed(&self) -> Batch {
         let mut random = self.seed.random("rehearsal", self.trainer.steps());
         let count = self.settings.learn.batch + self.settings.learn.replay_batch;
-        self.buffer.sample(count, &mut random).pixels
+        self.buffer.sample(count, &mut random)
     }
 
-    fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<(), LearnerError> {
+    fn step(&mut self, stream: &[u8], Batch { ids, pixels }: Batch) -> Result<(), LearnerError> {
         self.shared.beat();
         let started = Instant::now();
-        let images = (stream.len() + replay.len()) / self.trainer.preset().image_bytes();
-        match self.trainer.step(stream, replay) {
+        let ids: Vec<u64> = ids.into_iter().map(|id| id.0).collect();
+        let images = (stream.len() + pixels.len()) / self.trainer.preset().image_bytes();
+        match self
+            .trainer
+            .step_samples(&Samples::unlabelled(stream), &Samples { pixels: &pixels, ids: &ids, labels: &[] })
+        {
             Ok(report) => {
                 observe(Metric::LearnStepDuration, &[], started.elapsed());
                 if let Some(loss) = report.loss {

@@ -68,6 +68,27 @@ impl PlainResNet18 {
         Ok(running)
     }
 
+    /// What every block gives for images (n, side, side, 3), batch norm with its running statistics: (n, channels, height,
+    /// width) each, in the order of the data.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn block_outputs(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let mut outputs = Vec::with_capacity(self.blocks.len());
+        self.embedder()?.run(images, &mut |output| outputs.push(output.detach()))?;
+        Ok(outputs)
+    }
+
+    fn embedder(&self) -> Result<PlainEmbedder> {
+        Ok(PlainEmbedder {
+            stem: self.stem,
+            blocks: self.blocks.clone(),
+            weights: slices(&self.parameters, &self.layout)?,
+            statistics: slices(&self.statistics, &self.statistics_layout)?,
+            dtype: self.parameters.dtype(),
+        })
+    }
+
     /// Moves the running statistics towards those of the groups, one after the other.
     fn update_statistics(&mut self, batch: &BTreeMap<String, BatchStatistics>, groups: usize) -> Result<()> {
         for group in 0..groups {
@@ -106,12 +127,14 @@ fn slices(flat: &Tensor, layout: &[Parameter]) -> Result<BTreeMap<String, Tensor
     layout.iter().map(|parameter| Ok((parameter.name.clone(), slice(flat, parameter)?))).collect()
 }
 
-/// The network itself: `norm(name, x)` is the batch norm of that name. Images (n, side, side, 3), features (n, 8 width).
+/// The network itself: `norm(name, x)` is the batch norm of that name, `seen` is shown what each block gives. Images
+/// (n, side, side, 3), features (n, 8 width).
 fn network(
     images: &Tensor,
     (stem, blocks): (Stem, &[Block]),
     weights: &BTreeMap<String, Tensor>,
     norm: &mut dyn FnMut(&str, &Tensor) -> Result<Tensor>,
+    seen: &mut dyn FnMut(&Tensor),
 ) -> Result<Tensor> {
     let convolve = |name: &str, x: &Tensor, stride: usize| {
         let kernel = &weights[&format!("{name}.weight")];
@@ -132,6 +155,7 @@ fn network(
             x = norm(&format!("{name}.downsample.1"), &shortcut)?;
         }
         x = relu(&(y + x)?)?;
+        seen(&x);
     }
     x.mean((2, 3))
 }
@@ -175,7 +199,7 @@ impl Backbone for PlainResNet18 {
             Ok(y)
         };
         let images = images.to_dtype(self.parameters.dtype())?;
-        let features = network(&images, (self.stem, &self.blocks), &weights, &mut norm)?;
+        let features = network(&images, (self.stem, &self.blocks), &weights, &mut norm, &mut |_| {})?;
         self.update_statistics(&batch, groups)?;
         let detached = features.detach();
         self.tape = Some(Tape { variables, features });
@@ -213,13 +237,7 @@ impl Backbone for PlainResNet18 {
     }
 
     fn freeze(&self) -> Result<Arc<dyn Embedder>> {
-        Ok(Arc::new(PlainEmbedder {
-            stem: self.stem,
-            blocks: self.blocks.clone(),
-            weights: slices(&self.parameters, &self.layout)?,
-            statistics: slices(&self.statistics, &self.statistics_layout)?,
-            dtype: self.parameters.dtype(),
-        }))
+        Ok(Arc::new(self.embedder()?))
     }
 }
 
@@ -238,12 +256,18 @@ impl Embedder for PlainEmbedder {
     }
 
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        self.run(images, &mut |_| {})
+    }
+}
+
+impl PlainEmbedder {
+    fn run(&self, images: &Tensor, seen: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
         let mut norm = |name: &str, x: &Tensor| {
             let weight = |part: &str| &self.weights[&format!("{name}.{part}")];
             let running = |part: &str| &self.statistics[&format!("{name}.running_{part}")];
             inference_norm(x, weight("weight"), weight("bias"), running("mean"), running("var"))
         };
-        network(&images.to_dtype(self.dtype)?, (self.stem, &self.blocks), &self.weights, &mut norm)
+        network(&images.to_dtype(self.dtype)?, (self.stem, &self.blocks), &self.weights, &mut norm, seen)
     }
 }
 
@@ -253,7 +277,11 @@ mod tests {
     use crate::encoder::EncoderId;
 
     fn tiny(dtype: DType) -> PlainResNet18 {
-        let preset = Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() };
+        formed(Stem::Cifar, dtype)
+    }
+
+    fn formed(stem: Stem, dtype: DType) -> PlainResNet18 {
+        let preset = Preset { width: 2, side: 8, stem, ..Preset::load("resnet18-w16").unwrap() };
         PlainResNet18::new(&preset, &Device::Cpu, dtype, Seed(3)).unwrap()
     }
 
@@ -272,8 +300,14 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_finite_differences() {
-        let mut network = tiny(DType::F64);
-        let images = images(4, 8);
+        for (stem, side) in [(Stem::Cifar, 8), (Stem::Imagenet, 33)] {
+            compare_with_finite_differences(stem, side);
+        }
+    }
+
+    fn compare_with_finite_differences(stem: Stem, side: usize) {
+        let mut network = formed(stem, DType::F64);
+        let images = images(4, side);
         let features = network.forward(&images, 2).unwrap();
         let direction = features.affine(0.7, 0.1).unwrap();
         let gradient = network.backward(&direction).unwrap().to_vec1::<f64>().unwrap();
@@ -308,12 +342,14 @@ mod tests {
 
     #[test]
     fn one_image_that_shrinks_to_one_pixel_is_not_nan() {
-        let mut network = tiny(DType::F32);
-        let features = network.forward(&images(1, 8), 1).unwrap();
-        let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
-        for tensor in [&features, &gradient, network.statistics()] {
-            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert!(values.iter().all(|value| value.is_finite()));
+        for stem in [Stem::Cifar, Stem::Imagenet] {
+            let mut network = formed(stem, DType::F32);
+            let features = network.forward(&images(1, 8), 1).unwrap();
+            let gradient = network.backward(&features.ones_like().unwrap()).unwrap();
+            for tensor in [&features, &gradient, network.statistics()] {
+                let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                assert!(values.iter().all(|value| value.is_finite()));
+            }
         }
     }
 

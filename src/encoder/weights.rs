@@ -53,8 +53,8 @@ impl GivenWeights {
     /// Names the file, the tensor and the remedy; see [`GivenWeights::parse`].
     pub fn read(path: &Path, preset: &Preset) -> Result<Self, EncoderError> {
         let failed = |source| EncoderError::ReadWeights { path: path.into(), source };
-        let mut file = File::open(path).map_err(failed)?;
-        let metadata = file.metadata().map_err(failed)?;
+        // Before it is opened: a pipe would wait for a writer.
+        let metadata = std::fs::metadata(path).map_err(failed)?;
         if !metadata.is_file() {
             return Err(refused(path, "it is not a regular file"));
         }
@@ -68,7 +68,7 @@ impl GivenWeights {
             ));
         }
         let mut bytes = Vec::with_capacity(found as usize);
-        file.by_ref().take(most).read_to_end(&mut bytes).map_err(failed)?;
+        File::open(path).map_err(failed)?.take(most).read_to_end(&mut bytes).map_err(failed)?;
         Self::parse(path, &bytes, preset)
     }
 

@@ -3,7 +3,8 @@
 //! Label-free: a bounded set of probes of each task ([`ProbeSets`]) is embedded when the task ends and again by every
 //! published version; [`ForgettingMonitor`] compares the two ([`similarity`]) and reports how much of each task's
 //! neighbourhoods is still there, beside measures of the level ([`spectrum`]), since what does not move may also have
-//! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]).
+//! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]), and the [`linear_probe`]. For eyes:
+//! [`pictures`].
 //!
 //! Whatever is not defined (an open task, too few probes, no labels) is `None` with a reason, never 0.
 //!
@@ -17,9 +18,12 @@ mod error;
 mod features;
 mod forgetting;
 mod history;
+mod linear_probe;
 mod measurement;
 #[cfg(test)]
 mod monitor_tests;
+pub mod pictures;
+mod plane;
 mod probes;
 mod report;
 pub mod similarity;
@@ -31,6 +35,8 @@ pub use bootstrap::{Interval, mean_interval};
 pub use error::EvaluateError;
 pub use features::Features;
 pub use forgetting::ForgettingMonitor;
+pub use linear_probe::linear_probe;
 pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
+pub use plane::principal_plane;
 pub use probes::{MemoryStorage, Placement, ProbeSets, ProbeStorage, StorageError};
 pub use report::{ForgettingReport, Reason, TaskForgetting};

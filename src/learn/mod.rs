@@ -12,6 +12,7 @@
 //! assert!(report.loss.unwrap().is_finite());
 //! ```
 
+mod batch;
 pub mod checkpoint;
 mod error;
 mod guard;
@@ -24,11 +25,15 @@ mod tensors;
 mod trainer;
 mod views;
 
+pub use batch::{Batch, Gradient, Samples};
 pub use error::LearnError;
-pub use objectives::{Barlow, Objective, SimClr, SimSiam, objective};
+pub use objectives::{Barlow, Objective, SimClr, SimSiam, Supervised, cross_entropy, objective, objective_of};
 pub use selftest::check_steps;
 pub use sgd::{Sgd, is_finite};
 pub use state::{MODEL_FILE, OPTIMISER_FILE, STATE_FILE, STRATEGY_FILE, SavedEncoder, saved_encoder};
-pub use strategies::{Cost, Finetune, Lump, Strategy, strategy};
+pub use strategies::{
+    AGem, Cassle, Cost, Der, Dimensions, Ema, Finetune, Gss, Loss, Lump, LumpPlus, Multitask, Network, Pnn, Si, State,
+    Strategy, strategy,
+};
 pub use trainer::{Rate, Skip, StepReport, StepSeconds, Trainer};
 pub use views::{ViewMaker, Views};

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::guard::Memory;
 use super::sgd::overwrite;
+use super::strategies::Network;
 use super::tensors::{Named, parse, serialise};
-use super::trainer::Rate;
+use super::trainer::{Rate, zeros_like};
 use super::{LearnError, Trainer};
 use crate::config::{EncoderLayer, ObjectiveKind, Seed, StrategyKind};
 use crate::encoder::{Backbone, EncoderId, Frozen, Parameter, PlainResNet18, Preset};
@@ -30,6 +31,10 @@ pub const OPTIMISER_FILE: &str = "optimiser.safetensors";
 pub const STRATEGY_FILE: &str = "strategy.safetensors";
 /// What it was made with.
 pub const STATE_FILE: &str = "state.json";
+
+/// Prefixes of the strategy's own variables and of their momentum among what it remembers.
+const VARIABLE: &str = "variable.";
+const MOMENTUM: &str = "momentum.";
 
 /// Version of the set of files.
 const FORMAT: u32 = 1;
@@ -92,11 +97,17 @@ impl Trainer {
             (OPTIMISER_FILE.to_owned(), serialise(OPTIMISER_FILE, &momentum)?),
             (STATE_FILE.to_owned(), serde_json::to_vec_pretty(&state).map_err(|error| bad(STATE_FILE, error))?),
         ];
-        let remembered = self.strategy.state();
-        if !remembered.is_empty() {
-            let named: Result<Named, LearnError> =
-                remembered.iter().map(|(name, tensor)| Ok((name.clone(), values(tensor)?))).collect();
-            files.push((STRATEGY_FILE.to_owned(), serialise(STRATEGY_FILE, &named?)?));
+        let remembered = self.strategy.state()?;
+        let mut named: Named = remembered
+            .iter()
+            .map(|(name, tensor)| Ok((name.clone(), values(tensor)?)))
+            .collect::<Result<_, LearnError>>()?;
+        for ((name, var), buffer) in self.strategy.variables().iter().zip(&self.strategy_momentum) {
+            named.insert(format!("{VARIABLE}{name}"), values(var)?);
+            named.insert(format!("{MOMENTUM}{name}"), values(buffer)?);
+        }
+        if !named.is_empty() {
+            files.push((STRATEGY_FILE.to_owned(), serialise(STRATEGY_FILE, &named)?));
         }
         Ok(files)
     }
@@ -127,11 +138,14 @@ impl Trainer {
         let head_momentum = take_all(OPTIMISER_FILE, &mut optimiser, &head_layout)?;
         none_left(MODEL_FILE, &model)?;
         none_left(OPTIMISER_FILE, &optimiser)?;
-        let remembered = match files.iter().find(|(name, _)| name == STRATEGY_FILE) {
+        let mut remembered = match files.iter().find(|(name, _)| name == STRATEGY_FILE) {
             Some((_, bytes)) if state.strategy == self.strategy() => parse(STRATEGY_FILE, bytes)?,
             _ => Named::new(),
         };
+        let trained: Named = remembered.extract_if(.., |name, _| is_trained(name)).collect();
         self.restore_strategy(remembered)?;
+        self.restore_variables(trained)?;
+        self.strategy.reseed(Seed(state.seed));
 
         let (dtype, device) = (self.momentum.dtype(), self.momentum.device().clone());
         let flat = |values: Vec<f32>| tensor(values, &[], dtype, &device);
@@ -167,7 +181,24 @@ impl Trainer {
             .collect();
         let refused =
             |error: candle_core::Error| LearnError::BadTensor { file: STRATEGY_FILE, message: error.to_string() };
-        self.strategy.restore(&tensors?).map_err(refused)
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        self.strategy.restore(&tensors?, &mut Network { backbone, head, objective }).map_err(refused)
+    }
+
+    /// Those of the strategy, with their momentum; a strategy that the checkpoint does not know keeps fresh ones.
+    fn restore_variables(&mut self, mut trained: Named) -> Result<(), LearnError> {
+        self.strategy_momentum = zeros_like(self.strategy.as_ref())?;
+        if trained.is_empty() {
+            return Ok(());
+        }
+        for ((name, var), buffer) in self.strategy.variables().iter().zip(&self.strategy_momentum) {
+            for (prefix, target) in [(VARIABLE, var.as_tensor()), (MOMENTUM, buffer)] {
+                let like = Parameter { name: format!("{prefix}{name}"), shape: target.dims().to_vec(), offset: 0 };
+                let values = take(STRATEGY_FILE, &mut trained, &like)?;
+                overwrite(target, &tensor(values, target.dims(), target.dtype(), target.device())?)?;
+            }
+        }
+        none_left(STRATEGY_FILE, &trained)
     }
 
     fn check(&self, state: &State) -> Result<(), LearnError> {
@@ -219,6 +250,10 @@ fn check_format(state: &State) -> Result<(), LearnError> {
         return Ok(());
     }
     Err(bad(STATE_FILE, format!("its format is {}, this program knows {FORMAT}", state.format)))
+}
+
+fn is_trained(name: &str) -> bool {
+    name.starts_with(VARIABLE) || name.starts_with(MOMENTUM)
 }
 
 fn quoted(kind: &ObjectiveKind) -> String {

@@ -1,24 +1,23 @@
 //! The trainer: one gradient step after the other, each a function of weights, seed, step number and images.
 
+mod passes;
 mod step;
 
 use std::sync::Arc;
-use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 
 use super::LearnError;
-use super::guard::{Fault, Guard};
-use super::objectives::{Objective, objective};
-use super::sgd::{Sgd, is_finite, length};
-use super::strategies::{Strategy, strategy};
+use super::guard::Guard;
+use super::objectives::{Objective, objective_of};
+use super::sgd::{Sgd, is_finite, overwrite};
+#[cfg(test)]
+use super::strategies::Loss;
+use super::strategies::{Dimensions, Network, Strategy, strategy};
 use super::views::{ViewMaker, Views};
 use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
-use crate::encoder::{
-    self, Backbone, Embedder, EncoderError, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset,
-};
+use crate::encoder::{self, Backbone, Embedder, EncoderId, Frozen, GivenWeights, Head, Parameter, Preset};
 
-use step::Clock;
 pub use step::{Rate, Skip, StepReport, StepSeconds};
 
 /// The learner. Owned by one thread; readers get what [`Trainer::embedder`] froze.
@@ -26,7 +25,7 @@ pub struct Trainer {
     pub(super) preset: Preset,
     pub(super) backbone: Box<dyn Backbone>,
     pub(super) head: Head,
-    objective: Box<dyn Objective>,
+    pub(super) objective: Box<dyn Objective>,
     pub(super) strategy: Box<dyn Strategy>,
     pub(super) sgd: Sgd,
     /// Layers that do not learn.
@@ -35,9 +34,10 @@ pub struct Trainer {
     pub(super) given: Option<EncoderId>,
     /// Times the learning rate: that of given weights.
     given_rate_factor: f64,
-    /// Momentum of the flat parameters, and of each variable of the head.
+    /// Momentum of the flat parameters, and of each variable of the head and of the strategy.
     pub(super) momentum: Tensor,
     pub(super) head_momentum: Vec<Tensor>,
+    pub(super) strategy_momentum: Vec<Tensor>,
     views: ViewMaker,
     pub(super) seed: Seed,
     /// Steps attempted so far: the counter of every draw.
@@ -70,16 +70,21 @@ impl Trainer {
         settings: &LearnSettings,
         seed: Seed,
     ) -> Result<Self, LearnError> {
-        let objective = objective(settings.objective);
+        let objective = objective_of(settings);
         let (dtype, device) = (backbone.parameters().dtype(), backbone.parameters().device().clone());
         let features = preset.features();
-        let head = Head::new(&objective.head_shape(features), features, dtype, &device, seed)?;
+        let shape = objective.head_shape(features);
+        let head = Head::new(&shape, features, dtype, &device, seed)?;
         let zeros = |tensor: &Tensor| Tensor::zeros(tensor.dims(), dtype, &device);
+        let projected = shape.projector.last().map_or(features, |layer| layer.outputs);
+        let dimensions = Dimensions { features, projected, dtype, device: device.clone(), seed };
+        let strategy = strategy(settings, &dimensions)?;
         Ok(Self {
             momentum: zeros(backbone.parameters())?,
             head_momentum: head.variables().iter().map(|(_, var)| zeros(var)).collect::<Result<_, _>>()?,
+            strategy_momentum: zeros_like(strategy.as_ref())?,
             views: ViewMaker::new(&preset),
-            strategy: strategy(settings),
+            strategy,
             sgd: Sgd {
                 learning_rate: settings.learning_rate,
                 momentum: settings.momentum,
@@ -102,9 +107,13 @@ impl Trainer {
     }
 
     /// The same learner with another strategy: the way to one that the settings do not name.
-    pub fn with_strategy(mut self, strategy: Box<dyn Strategy>) -> Self {
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn with_strategy(mut self, strategy: Box<dyn Strategy>) -> Result<Self, LearnError> {
+        self.strategy_momentum = zeros_like(strategy.as_ref())?;
         self.strategy = strategy;
-        self
+        Ok(self)
     }
 
     /// Freezes these layers of the encoder, and no others, from the next step on: parameters and running statistics stay as
@@ -227,7 +236,8 @@ impl Trainer {
     pub fn resident_bytes(&self) -> u64 {
         let encoder: usize = self.backbone.layout().iter().map(Parameter::elements).sum();
         let head: usize = self.head.variables().iter().map(|(_, var)| var.elem_count()).sum();
-        let values = 2 * (encoder + head) + self.strategy.cost().parameter_copies * encoder;
+        let own: usize = self.strategy.variables().iter().map(|(_, var)| var.elem_count()).sum();
+        let values = 2 * (encoder + head + own) + self.strategy.cost().parameter_copies * encoder;
         (values * self.momentum.dtype().size_in_bytes()) as u64
     }
 
@@ -236,7 +246,13 @@ impl Trainer {
     /// # Errors
     /// Where the device cannot hold it.
     pub fn embedder(&self) -> Result<(EncoderId, Arc<dyn Embedder>), LearnError> {
-        Ok((EncoderId::of(self.backbone())?, self.backbone.freeze()?))
+        Ok((EncoderId::of(self.backbone())?, self.strategy.freeze(self.backbone.as_ref())?))
+    }
+
+    /// The encoder that answers for an ended task, counted from 0, where the strategy has one for each; none where the
+    /// encoder of today answers for all.
+    pub fn column(&self, task: usize) -> Option<Arc<dyn Embedder>> {
+        self.strategy.column(task)
     }
 
     /// A task has ended; the strategy may want to remember what it was like.
@@ -244,165 +260,30 @@ impl Trainer {
     /// # Errors
     /// Where the device fails.
     pub fn at_boundary(&mut self) -> Result<(), LearnError> {
-        Ok(self.strategy.at_boundary(self.backbone.as_ref())?)
-    }
-
-    /// One gradient step on images of the stream and of the memory: packed RGB8, each image side x side x 3 bytes; either may be
-    /// empty. Where the stream is empty the step is a rehearsal: give it as many images as stream and memory have together.
-    ///
-    /// A loss far out of what was usual is news, and learnt from, where that of the replayed images alone is as usual; else
-    /// the step is skipped. Where the device runs out of memory the step is tried once more with half of the images, and
-    /// so are all that follow.
-    ///
-    /// # Errors
-    /// [`LearnError::Diverged`] where too many of the last steps were bad: then go back to a checkpoint.
-    /// [`LearnError::OutOfMemory`] where half of the images are too many, too: then start the process again. Otherwise
-    /// where the bytes are no whole number of images or the device fails. A skipped step is no error.
-    pub fn step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
-        let error = match self.try_step(stream, replay) {
-            Err(error) if error.is_out_of_memory() => error,
-            other => return other,
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        if self.strategy.at_boundary(&mut Network { backbone, head, objective })? {
+            overwrite(&self.momentum, &self.momentum.zeros_like()?)?;
+        }
+        let fits = |momentum: &[Tensor], strategy: &dyn Strategy| {
+            let variables = strategy.variables();
+            momentum.len() == variables.len()
+                && momentum.iter().zip(variables).all(|(momentum, (_, var))| momentum.dims() == var.dims())
         };
-        tracing::warn!("{error}");
-        let again = (self.share == 1 && !self.changing).then(|| {
-            self.share = 2;
-            self.try_step(stream, replay)
-        });
-        match (again, error) {
-            (Some(Err(LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error)))), _)
-                if LearnError::Tensor(candle_core::Error::msg(&error)).is_out_of_memory() =>
-            {
-                Err(LearnError::OutOfMemory(error))
-            }
-            (Some(other), _) => other,
-            (None, LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error))) => {
-                Err(LearnError::OutOfMemory(error))
-            }
-            (None, error) => Err(error),
+        if !fits(&self.strategy_momentum, self.strategy.as_ref()) {
+            self.strategy_momentum = zeros_like(self.strategy.as_ref())?;
         }
-    }
-
-    fn try_step(&mut self, stream: &[u8], replay: &[u8]) -> Result<StepReport, LearnError> {
-        let start = Instant::now();
-        let (stream, replay) = (self.part(stream), self.part(replay));
-        let composed = self.compose(stream, replay)?;
-        let views_seconds = start.elapsed().as_secs_f64();
-        let mut report = match composed {
-            Some(views) => self.step_beside(&views, replay)?,
-            None => self.skip(0, None, Skip::NoImages),
-        };
-        report.seconds.views = views_seconds;
-        Ok(report)
-    }
-
-    /// The images that fit the device's memory. Bytes that are no whole number of images stay so, to be refused.
-    fn part<'a>(&self, images: &'a [u8]) -> &'a [u8] {
-        let bytes = self.preset.image_bytes();
-        match images.len() / bytes {
-            count if images.len() == count * bytes => &images[..count.div_ceil(self.share) * bytes],
-            _ => images,
-        }
-    }
-
-    /// One gradient step on views that are made already.
-    ///
-    /// # Errors
-    /// As [`Trainer::step`].
-    pub fn step_on(&mut self, views: &Views) -> Result<StepReport, LearnError> {
-        self.step_beside(views, &[])
-    }
-
-    /// `replay`: images that tell news from divergence.
-    fn step_beside(&mut self, views: &Views, replay: &[u8]) -> Result<StepReport, LearnError> {
-        let (images, needed) = (views.count(), self.objective.minimum_images());
-        if images < needed {
-            return Ok(self.skip(images, None, Skip::TooFewImages { images, needed }));
-        }
-        let before = self.backbone.statistics().force_contiguous()?;
-        self.changing = false;
-        let result = self.descend_on(views, replay, &before);
-        if result.is_err() && !self.changing {
-            // A failed step leaves no trace; should this fail as well, the first error says more.
-            let _ = self.put_back(&before);
-        }
-        result
-    }
-
-    fn descend_on(&mut self, views: &Views, replay: &[u8], before: &Tensor) -> Result<StepReport, LearnError> {
-        let images = views.count();
-        let mut clock = Clock::start();
-        let mut seconds = StepSeconds::default();
-        let (mut leaf, mut loss) = self.forward(views, &mut clock, &mut seconds)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        if !value.is_finite() {
-            return self.reject(images, value, Skip::LossNotFinite, before);
-        }
-        if self.guard.loss_bound(images).is_some_and(|bound| value > bound) {
-            self.put_back(before)?;
-            if !self.is_news(images, replay)? {
-                return self.reject(images, value, Skip::LossOutOfBounds, before);
-            }
-            // What the forward pass had kept for the backward pass is gone.
-            (leaf, loss) = self.forward(views, &mut clock, &mut seconds)?;
-        }
-        let gradients = loss.backward()?;
-        let of = |var: &Var| gradients.get(var).map_or_else(|| var.zeros_like(), |gradient| Ok(gradient.detach()));
-        let features_gradient = of(&leaf)?;
-        let of_head = self.head.variables().iter().map(|(_, var)| of(var)).collect::<Result<Vec<_>, _>>()?;
-        seconds.loss += clock.lap();
-        let gradient = self.backbone.backward(&features_gradient)?;
-        seconds.backward = clock.lap();
-        let gradient = self.strategy.regularise(self.backbone.parameters(), gradient)?.detach();
-        let long = self.learning_rate() * length(&gradient)?;
-        if !long.is_finite() || !all_finite(&of_head)? {
-            return self.reject(images, value, Skip::GradientNotFinite, before);
-        }
-        if self.guard.length_bound(images).is_some_and(|bound| long > bound) {
-            return self.reject(images, value, Skip::StepOutOfBounds, before);
-        }
-        self.changing = true;
-        self.descend(&gradient, &of_head)?;
-        self.changing = false;
-        seconds.update = clock.lap();
-
-        self.guard.took(images, value, long);
-        self.rate = self.rate.after_a_step();
-        let step = self.step;
-        self.step += 1;
-        Ok(StepReport { step, images, loss: Some(value), skipped: None, seconds })
-    }
-
-    /// The features as the leaf that the loss's gradient ends at, and the loss.
-    fn forward(
-        &mut self,
-        views: &Views,
-        clock: &mut Clock,
-        seconds: &mut StepSeconds,
-    ) -> Result<(Var, Tensor), LearnError> {
-        let features = self.backbone.forward(&Tensor::cat(&[&views.first, &views.second], 0)?, 2)?;
-        seconds.forward += clock.lap();
-        let leaf = Var::from_tensor(&features.detach())?;
-        let loss = self.loss(views, &leaf)?;
-        seconds.loss += clock.lap();
-        Ok((leaf, loss))
-    }
-
-    /// Whether a loss that is out of bounds comes from images of a new kind: as many old ones have a usual loss then.
-    /// Without so many there is nothing to tell by, and it counts as divergence.
-    fn is_news(&mut self, images: usize, replay: &[u8]) -> Result<bool, LearnError> {
-        let Some(old) = replay.get(..images * self.preset.image_bytes()) else { return Ok(false) };
-        let bound = self.guard.loss_bound(images);
-        Ok(self.probe_loss(old)?.zip(bound).is_some_and(|(loss, bound)| loss <= bound))
+        Ok(())
     }
 
     /// The objective's loss of images without learning from them: packed RGB8, at least [`Objective::minimum_images`] of them.
-    /// The views are the same at every call, so that the values of two moments can be compared. `None` for too few images.
+    /// The views are the same at every call, so that the values of two moments can be compared. `None` for too few images, and where the
+    /// objective needs labels.
     ///
     /// # Errors
     /// Where the bytes are no whole number of images or the device fails.
     pub fn probe_loss(&mut self, images: &[u8]) -> Result<Option<f64>, LearnError> {
         let Some(views) = self.views_of(images, "probe views", 0)? else { return Ok(None) };
-        if views.count() < self.objective.minimum_images() {
+        if views.count() < self.objective.minimum_images() || self.objective.views() == 1 {
             return Ok(None);
         }
         let before = self.backbone.statistics().force_contiguous()?;
@@ -411,13 +292,6 @@ impl Trainer {
         let loss = self.objective.loss(&self.head, &first, &second)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         self.put_back(&before)?;
         Ok(Some(loss))
-    }
-
-    fn compose(&self, stream: &[u8], replay: &[u8]) -> Result<Option<Views>, LearnError> {
-        let replay = if self.strategy.rehearses() { replay } else { &[] };
-        let stream = self.views_of(stream, "stream views", self.step)?;
-        let replay = self.views_of(replay, "replay views", self.step)?;
-        Ok(self.strategy.compose(stream, replay, &mut self.seed.random("mix", self.step))?)
     }
 
     fn views_of(&self, images: &[u8], purpose: &str, counter: u64) -> Result<Option<Views>, LearnError> {
@@ -431,62 +305,28 @@ impl Trainer {
         Ok(Some(self.views.pair(images, &mut self.seed.random(purpose, counter), device)?))
     }
 
-    fn loss(&self, views: &Views, features: &Tensor) -> Result<Tensor, LearnError> {
-        let (first, second) = halves(features)?;
-        let loss = self.objective.loss(&self.head, &first, &second)?;
-        match self.strategy.extra_loss(views, [&first, &second], &self.head)? {
-            Some(extra) => Ok((loss + extra)?),
-            None => Ok(loss),
-        }
-    }
-
-    fn descend(&mut self, gradient: &Tensor, of_head: &[Tensor]) -> Result<(), LearnError> {
-        let sgd = Sgd { learning_rate: self.learning_rate(), ..self.sgd };
-        let factor = if self.given.is_some() { self.given_rate_factor } else { 1.0 };
-        let of_encoder = Sgd { learning_rate: factor * sgd.learning_rate, ..sgd };
-        for range in self.frozen.trainable(self.backbone.layout()) {
-            let part = |flat: &Tensor| flat.narrow(0, range.start, range.len());
-            of_encoder.step(&part(self.backbone.parameters())?, &part(&self.momentum)?, &part(gradient)?)?;
-        }
-        for (((_, var), buffer), gradient) in self.head.variables().iter().zip(&self.head_momentum).zip(of_head) {
-            sgd.step(var, buffer, gradient)?;
-        }
-        Ok(self.strategy.after_step(self.backbone.parameters(), gradient)?)
-    }
-
-    fn skip(&self, images: usize, loss: Option<f64>, reason: Skip) -> StepReport {
-        StepReport { step: self.step, images, loss, skipped: Some(reason), seconds: StepSeconds::default() }
-    }
-
-    /// Skips a step whose forward pass is done: as if it had not been, but that its number is used up.
-    fn reject(
-        &mut self,
-        images: usize,
-        loss: f64,
-        reason: Skip,
-        statistics: &Tensor,
-    ) -> Result<StepReport, LearnError> {
-        self.put_back(statistics)?;
-        let report = self.skip(images, Some(loss), reason);
-        self.step += 1;
-        let fault = match reason {
-            Skip::LossOutOfBounds | Skip::StepOutOfBounds => Fault::OutOfBounds,
-            _ => Fault::NotFinite,
-        };
-        self.guard.record(report.step, fault)?;
-        Ok(report)
-    }
-
-    /// Undoes what a forward pass did to the running statistics, and drops what it kept.
-    fn put_back(&mut self, statistics: &Tensor) -> Result<(), LearnError> {
-        let parameters = self.backbone.parameters().clone();
-        Ok(self.backbone.load(&parameters, statistics)?)
+    /// The same loss with other flat parameters of the encoder, after which the learner is as it was.
+    ///
+    /// # Errors
+    /// As [`Trainer::probe_loss`].
+    pub fn probe_loss_at(&mut self, parameters: &Tensor, images: &[u8]) -> Result<Option<f64>, LearnError> {
+        let own = self.backbone.parameters().force_contiguous()?;
+        let statistics = self.backbone.statistics().force_contiguous()?;
+        self.backbone.load(parameters, &statistics)?;
+        let loss = self.probe_loss(images);
+        self.backbone.load(&own, &statistics)?;
+        loss
     }
 }
 
 fn halves(both: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
     let count = both.dim(0)? / 2;
     Ok((both.narrow(0, 0, count)?, both.narrow(0, count, count)?))
+}
+
+/// Momentum of the strategy's own variables, before the first step.
+pub(super) fn zeros_like(strategy: &dyn Strategy) -> candle_core::Result<Vec<Tensor>> {
+    strategy.variables().iter().map(|(_, var)| Ok(var.zeros_like()?.detach())).collect()
 }
 
 fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
@@ -496,6 +336,23 @@ fn all_finite(tensors: &[Tensor]) -> candle_core::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Ways in for the strategies' tests.
+#[cfg(test)]
+impl Trainer {
+    pub(super) fn strategy_state(&self) -> candle_core::Result<super::State> {
+        self.strategy.state()
+    }
+
+    pub(super) fn with_network<R>(&mut self, work: impl FnOnce(&mut Network<'_>) -> R) -> R {
+        let (backbone, head, objective) = (self.backbone.as_mut(), &self.head, self.objective.as_ref());
+        work(&mut Network { backbone, head, objective })
+    }
+
+    pub(super) fn with_loss<R>(&self, work: impl FnOnce(Loss<'_>) -> R) -> R {
+        work(Loss { head: &self.head, objective: self.objective.as_ref() })
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,13 @@
 //! A detector is one file and one line in [`detector`]. It sees the features of distinct frames only (near-duplicates are
 //! skipped before it), knows nothing of tasks, and is the same to the bit for the same features.
 
-use super::SegmentError;
+use super::adwin::Adwin;
 use super::dyadic::DyadicT2;
+use super::mmd::Mmd;
+use super::newma::Newma;
+use super::page_hinkley::PageHinkley;
+use super::referenced::Referenced;
+use super::{SegmentError, thresholds};
 use crate::config::DetectorKind;
 
 /// What the newest features say.
@@ -81,8 +86,11 @@ pub trait Detector: Send + Sync {
 
 /// Makes a detector of `kind` that raises about one false alarm in `mean_frames_between_false_alarms` distinct frames.
 pub fn detector(kind: DetectorKind, mean_frames_between_false_alarms: u64) -> Box<dyn Detector> {
+    let asked = mean_frames_between_false_alarms;
+    let (drift, warning) = (thresholds::drift(kind, asked), thresholds::warning(kind, asked));
     match kind {
-        DetectorKind::DyadicT2 => Box::new(DyadicT2::new(mean_frames_between_false_alarms)),
+        DetectorKind::DyadicT2 => Box::new(DyadicT2::new(asked)),
+        other => simpler(other, drift, warning),
     }
 }
 
@@ -90,5 +98,16 @@ pub fn detector(kind: DetectorKind, mean_frames_between_false_alarms: u64) -> Bo
 pub fn uncalibrated(kind: DetectorKind) -> Box<dyn Detector> {
     match kind {
         DetectorKind::DyadicT2 => Box::new(DyadicT2::with_thresholds(f64::INFINITY, f64::INFINITY)),
+        other => simpler(other, f64::INFINITY, f64::INFINITY),
+    }
+}
+
+fn simpler(kind: DetectorKind, drift: f64, warning: f64) -> Box<dyn Detector> {
+    match kind {
+        DetectorKind::DyadicT2 => Box::new(DyadicT2::with_thresholds(drift, warning)),
+        DetectorKind::Mmd => Box::new(Referenced::<Mmd>::new(drift, warning)),
+        DetectorKind::Newma => Box::new(Referenced::<Newma>::new(drift, warning)),
+        DetectorKind::Adwin => Box::new(Referenced::<Adwin>::new(drift, warning)),
+        DetectorKind::PageHinkley => Box::new(Referenced::<PageHinkley>::new(drift, warning)),
     }
 }

@@ -11,6 +11,10 @@ use super::bytes::{Reader, Writer, expect_length};
 const SAMPLE: usize = 32;
 /// The usual distance is settled after this many frames kept.
 const LEARNING: u64 = 1024;
+/// After a change the usual distance of before counts until the sample has so many frames: the first of them are of one scene.
+const ENOUGH: usize = 16;
+/// Until then it shrinks with every frame skipped, lest a new task with less variety be all near-duplicates.
+const FADING: f32 = 0.99;
 /// Share of the usual squared distance below which a frame is a near-duplicate.
 const SHARE: f32 = 0.25;
 /// Squared distance, in proportion to the features' squared length, that is the same picture whatever is usual.
@@ -21,8 +25,10 @@ const SAME: f32 = 1e-9;
 pub(super) struct NearDuplicates {
     last: Vec<f32>,
     sample: Vec<Vec<f32>>,
-    /// Squared distances between all pairs of the sample, in no order.
+    /// The median squared distance between the pairs of the sample.
     usual: f32,
+    /// It was once taken from enough frames.
+    known: bool,
     kept: u64,
     stride: u64,
 }
@@ -34,6 +40,9 @@ impl NearDuplicates {
             let distance = squared_distance(&self.last, features);
             let length: f32 = features.iter().map(|x| x * x).sum();
             if distance <= (SHARE * self.usual).max(SAME * length) {
+                if self.known && self.sample.len() < ENOUGH {
+                    self.usual *= FADING;
+                }
                 return true;
             }
         }
@@ -45,7 +54,7 @@ impl NearDuplicates {
 
     /// Learns anew what is usual, as after a change; the last frame kept stays.
     pub fn relearn(&mut self) {
-        (self.usual, self.kept, self.stride) = (0.0, 0, 1);
+        (self.kept, self.stride) = (0, 1);
         self.sample.clear();
     }
 
@@ -61,7 +70,10 @@ impl NearDuplicates {
                 });
                 self.stride *= 2;
             }
-            self.usual = median_distance(&self.sample);
+            if self.sample.len() >= ENOUGH || !self.known {
+                self.usual = median_distance(&self.sample);
+                self.known |= self.sample.len() >= ENOUGH;
+            }
         }
         self.kept = self.kept.saturating_add(1);
     }
@@ -71,6 +83,7 @@ impl NearDuplicates {
         writer.f32s([self.usual].iter());
         writer.u64(self.kept);
         writer.u64(self.stride);
+        writer.u64(u64::from(self.known));
         writer.u64(self.sample.len() as u64);
         self.sample.iter().for_each(|features| writer.f32s(features.iter()));
     }
@@ -78,12 +91,12 @@ impl NearDuplicates {
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
         let last = reader.f32s()?;
         let usual = expect_length(reader.f32s()?, 1)?[0];
-        let (kept, stride, count) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let (kept, stride, known, count) = (reader.u64()?, reader.u64()?, reader.u64()? == 1, reader.u64()?);
         if count > SAMPLE as u64 {
             return Err(SegmentError::State("its sample is too large"));
         }
         let sample = (0..count).map(|_| expect_length(reader.f32s()?, last.len())).collect::<Result<_, _>>()?;
-        Ok(Self { last, sample, usual, kept, stride })
+        Ok(Self { last, sample, usual, known, kept, stride })
     }
 }
 

@@ -22,7 +22,10 @@
 //! assert!(segmenter.observe(SourceId(1), FrameId(2), &[128; 32 * 32 * 3], 32).unwrap().duplicate);
 //! ```
 
+mod adwin;
 mod bytes;
+mod comparison;
+mod correlation;
 mod detector;
 mod duplicates;
 mod dyadic;
@@ -30,8 +33,13 @@ mod eigen;
 mod error;
 mod event;
 mod features;
+mod kernel;
 mod light;
+mod mmd;
+mod newma;
+mod page_hinkley;
 mod place;
+mod referenced;
 mod register;
 mod scope;
 pub mod score;

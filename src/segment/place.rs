@@ -10,10 +10,11 @@ pub(super) type Sums = [f64; COMPONENTS];
 
 /// Fewest frames on either side of a change.
 pub(super) const SHORTEST_SIDE: usize = 4;
-/// The same where the coordinates were fitted to the frames: few odd frames have a coordinate to themselves there.
-const LONGER_SIDE: usize = 32;
-/// A split of a reference is beyond chance if its F is above this.
-const SURE: f64 = 4.0;
+/// Share of the frames that each side must have where the coordinates were fitted to them: few odd frames have a coordinate
+/// to themselves there.
+const LONGER_SIDE: usize = 8;
+/// A split of a reference is beyond chance if its normal deviate is above this.
+const SURE: f64 = 6.0;
 /// An explanation is about as good as the best if it explains at most this much less: the 95 % point of the likelihood
 /// ratio of a change's place (Hansen, Econometrica 68, 2000).
 const AS_GOOD: f64 = 7.35;
@@ -23,6 +24,7 @@ const SLOPES: [usize; 3] = [64, 128, 256];
 const SLOPE_STEP: usize = 8;
 
 /// Where a change began, as in [`super::Change`].
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Place {
     pub samples_back: usize,
     pub uncertainty: usize,
@@ -91,21 +93,32 @@ pub(super) fn is_abrupt(history: &[Coordinates], variance_ratio: f64) -> bool {
 /// abrupt and beyond chance.
 ///
 /// T2 / (n - 1) is the share R2 of the step that the k coordinates explain, so that F = (R2 / k) / ((1 - R2) / (n - 1 - k))
-/// follows Fisher's distribution where nothing has changed (Rao 1973, 8c.4).
+/// follows Fisher's distribution where nothing has changed (Rao 1973, 8c.4). Correlated frames count for fewer. F is turned
+/// into a normal deviate (Paulson 1942).
 pub(super) fn change_within(
     reference: &[Coordinates],
+    components: usize,
     variance_ratio: impl Fn(&[Coordinates]) -> f64,
 ) -> Option<Place> {
     let mut total = [0.0; COMPONENTS];
     reference.iter().for_each(|coordinates| add(&mut total, coordinates, 1.0));
     let seen = Seen { total: &total, frames: reference.len() as u64, variance_ratio: 1.0 };
-    let place = seen.locate(reference, LONGER_SIDE);
-    let (n, k) = (reference.len() as f64, COMPONENTS as f64);
-    let explained = (place.t2 / (n - 1.0)).clamp(0.0, 0.999);
-    let f = explained / k / ((1.0 - explained) / (n - 1.0 - k));
+    let place = seen.locate(reference, reference.len() / LONGER_SIDE);
     // Correlation is that within the two halves: the step itself would pass for it.
     let ratio = variance_ratio(&without_step(reference, place.samples_back));
-    (f > SURE * ratio && is_abrupt(reference, ratio)).then_some(place)
+    let (n, k) = (reference.len() as f64 / ratio, components as f64);
+    if n < 2.0 * k + 3.0 {
+        return None;
+    }
+    let explained = (place.t2 / (reference.len() as f64 - 1.0)).clamp(0.0, 0.999);
+    let f = explained / k / ((1.0 - explained) / (n - 1.0 - k));
+    (paulson(f, k, n - 1.0 - k) > SURE && is_abrupt(reference, ratio)).then_some(place)
+}
+
+/// Fisher's F as a normal deviate.
+fn paulson(f: f64, above: f64, below: f64) -> f64 {
+    let (a, b, root) = (2.0 / (9.0 * above), 2.0 / (9.0 * below), f.cbrt());
+    ((1.0 - b) * root - (1.0 - a)) / (b * root * root + a).sqrt()
 }
 
 /// The frames less the mean of their side of the split.

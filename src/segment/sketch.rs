@@ -62,6 +62,10 @@ impl Sketch {
         sketch
     }
 
+    pub fn mean(&self) -> &[f64] {
+        &self.mean
+    }
+
     pub fn is_sound(&self) -> bool {
         self.mean.len() == DIMENSIONS && self.variance.len() == DIMENSIONS && self.count.is_finite()
     }

@@ -49,7 +49,7 @@ pub struct Span {
     pub last: Option<FrameId>,
 }
 
-/// A frame that stands for its task: one of the most central.
+/// A frame that stands for its task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Exemplar {
     frame: FrameId,
@@ -57,7 +57,13 @@ pub(super) struct Exemplar {
     at: Vec<f64>,
 }
 
-/// Exemplars kept of a task.
+impl Exemplar {
+    fn squared_distance(&self, other: &Self) -> f64 {
+        self.at.iter().zip(&other.at).map(|(a, b)| (a - b) * (a - b)).sum()
+    }
+}
+
+/// Exemplars kept of a task, of either kind.
 const EXEMPLARS: usize = 8;
 
 /// What is known of one task. Its spans are in the register ([`super::TaskRegister::spans`]).
@@ -76,6 +82,9 @@ pub struct Task {
     pub returns: u64,
     pub(super) sketch: Sketch,
     pub(super) exemplars: Vec<Exemplar>,
+    /// As far from one another as can be.
+    #[serde(default)]
+    pub(super) varied: Vec<Exemplar>,
 }
 
 impl Task {
@@ -90,6 +99,7 @@ impl Task {
             returns: 0,
             sketch: Sketch::default(),
             exemplars: Vec::new(),
+            varied: Vec::new(),
         }
     }
 
@@ -98,11 +108,38 @@ impl Task {
         self.exemplars.iter().map(|exemplar| exemplar.frame).collect()
     }
 
+    /// Frames as unlike one another as can be, in the order of frames; at most 8.
+    pub fn varied_exemplars(&self) -> Vec<FrameId> {
+        let mut frames: Vec<FrameId> = self.varied.iter().map(|exemplar| exemplar.frame).collect();
+        frames.sort_unstable();
+        frames
+    }
+
+    /// The mean of the frames' features, in the 64 dimensions of the sketch.
+    pub fn mean(&self) -> &[f64] {
+        self.sketch.mean()
+    }
+
     /// Takes a frame that is certainly this task's into its sketch.
     pub(super) fn learn(&mut self, frame: FrameId, point: &Point) {
         self.sketch.add(point);
-        self.exemplars.push(Exemplar { frame, at: point.iter().map(|&x| f64::from(x)).collect() });
+        let exemplar = Exemplar { frame, at: point.iter().map(|&x| f64::from(x)).collect() };
+        self.keep_varied(exemplar.clone());
+        self.exemplars.push(exemplar);
         self.keep_central();
+    }
+
+    /// Takes an exemplar in and, where there are too many, lets one of the two nearest to one another go (the newer).
+    fn keep_varied(&mut self, exemplar: Exemplar) {
+        self.varied.push(exemplar);
+        if self.varied.len() <= EXEMPLARS {
+            return;
+        }
+        let pairs = (0..self.varied.len()).flat_map(|newer| (0..newer).map(move |older| (older, newer)));
+        let distances = pairs.map(|(older, newer)| (self.varied[older].squared_distance(&self.varied[newer]), newer));
+        if let Some((_, newer)) = distances.min_by(|a, b| a.0.total_cmp(&b.0)) {
+            self.varied.remove(newer);
+        }
     }
 
     /// Takes in all that is known of `other`.
@@ -113,6 +150,7 @@ impl Task {
         self.returns += other.returns;
         self.exemplars.extend(other.exemplars);
         self.keep_central();
+        other.varied.into_iter().for_each(|exemplar| self.keep_varied(exemplar));
     }
 
     fn keep_central(&mut self) {
@@ -245,5 +283,23 @@ mod tests {
         let exemplars = task.exemplars();
         assert_eq!(exemplars.len(), EXEMPLARS);
         assert!(exemplars.iter().filter(|frame| frame.0 % 10 == 0).count() >= 7, "{exemplars:?}");
+    }
+
+    #[test]
+    fn varied_exemplars_show_every_kind_of_frame() {
+        let mut task = Task::new(TaskId(1), Scope::Shared, None);
+        for frame in 0..600u64 {
+            let mut random = crate::config::Seed(2).random("varied", frame);
+            let kind = if frame % 100 == 99 { (frame / 100) as usize + 1 } else { 0 };
+            task.learn(
+                FrameId(frame),
+                &std::array::from_fn(|i| if i == kind { 9.0 } else { 0.1 * random.normal() as f32 }),
+            );
+        }
+        let varied = task.varied_exemplars();
+        assert_eq!(varied.len(), EXEMPLARS);
+        for rare in [99, 199, 299, 399, 499, 599] {
+            assert!(varied.contains(&FrameId(rare)), "{varied:?}");
+        }
     }
 }

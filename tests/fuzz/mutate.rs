@@ -23,7 +23,7 @@ const EDGES: [u64; 16] = [
 ];
 
 /// Longest input.
-const LONGEST: usize = 1 << 16;
+const LONGEST: usize = 1 << 20;
 
 /// A sample, changed in one to a few places, its checksums repaired three times out of four.
 pub fn mutated(samples: &[Vec<u8>], repair: fn(&mut Vec<u8>), random: &mut Random) -> Vec<u8> {

@@ -37,7 +37,7 @@ pub const TARGETS: &[Target] = &[
         new: manifest,
         samples: manifest_samples,
         repair: repair_manifest,
-        executions_in_tests: 2_000,
+        executions_in_tests: 600,
     },
     Target { name: "weights", new: weights, samples: weights_samples, repair: |_| {}, executions_in_tests: 500 },
     Target { name: "decode", new: decode, samples: decode_samples, repair: repair_png, executions_in_tests: 4_000 },

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may use those of smaller rank. Rooms of one rank do not know each other.
-const ROOMS: [(&str, u32); 14] = [
+const ROOMS: [(&str, u32); 15] = [
     ("config", 0),
     ("telemetry", 1),
     ("device", 2),
@@ -16,6 +16,7 @@ const ROOMS: [(&str, u32); 14] = [
     ("learn", 7),
     ("knn", 8),
     ("evaluate", 9),
+    ("experiment", 10),
     ("daemon", 10),
     ("serve", 11),
     ("cli", 12),

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod parity;
+mod parity_strategies;
 mod torchvision;
 
 mod pictures;
@@ -17,8 +18,10 @@ mod command_line;
 mod demo;
 mod deploy;
 mod drift;
+mod experiment;
 mod full_disk;
 mod ingest;
+mod policy;
 mod refusals;
 mod restart;
 mod service;

@@ -30,8 +30,9 @@ fn an_exported_encoder_is_another_daemons_start_and_a_foreign_one_is_refused_bef
     let (first, second, file) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("encoder.safetensors"));
     let absent = export(&first, &file);
     assert_eq!(absent.status.code(), Some(74), "{}", stderr(&absent));
-    let daemon = Daemon::start(&first, &["--set", "daemon.seed=7"]);
-    // It runs meanwhile, and has written a checkpoint at its start.
+    let mut daemon = Daemon::start(&first, &["--set", "daemon.seed=7"]);
+    // It writes a checkpoint at its start, and runs meanwhile.
+    daemon.wait("a first checkpoint", |daemon| daemon.status()["checkpoint"]["step"].is_u64());
     let exported = export(&first, &file);
     assert!(exported.status.success(), "{}", stderr(&exported));
     assert!(stdout(&exported).contains("torchvision"), "{}", stdout(&exported));

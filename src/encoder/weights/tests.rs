@@ -119,9 +119,7 @@ fn bytes_that_are_no_such_file_are_refused_before_memory_is_taken() {
     let parse = |bytes: &[u8]| GivenWeights::parse(Path::new("x"), bytes, &preset()).unwrap_err().to_string();
     assert!(parse(b"").contains("no header"));
     assert!(parse(&u64::MAX.to_le_bytes()).contains("header would have"));
-    assert!(
-        parse(b"PK\x03\x04\x00\x00\x00\x00 a pickle in a zip").contains("no safetensors file") || !whole.is_empty()
-    );
+    assert!(parse(b"PK\x03\x04\x00\x00\x00\x00 a pickle in a zip").contains("no safetensors file"));
     for cut in [9, whole.len() / 2, whole.len() - 1] {
         assert!(!parse(&whole[..cut]).is_empty());
     }

@@ -37,8 +37,18 @@ impl Objective for Barlow {
 
     fn loss(&self, head: &Head, first: &Tensor, second: &Tensor) -> Result<Tensor> {
         let (z1, z2) = project(head, first, second)?;
+        self.of_projections(&z1, &z2)
+    }
+
+    fn distillation(&self, projections: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.of_projections(projections, &targets.detach())
+    }
+}
+
+impl Barlow {
+    fn of_projections(&self, z1: &Tensor, z2: &Tensor) -> Result<Tensor> {
         let (count, width) = z1.dims2()?;
-        let correlation = standardise(&z1)?.t()?.matmul(&standardise(&z2)?)?.affine(1.0 / count as f64, 0.0)?;
+        let correlation = standardise(z1)?.t()?.matmul(&standardise(z2)?)?.affine(1.0 / count as f64, 0.0)?;
         let identity = Tensor::eye(width, z1.dtype(), z1.device())?;
         let weight = identity.affine(1.0 - self.redundancy_weight, self.redundancy_weight)?;
         (correlation - identity)?.sqr()?.mul(&weight)?.sum_all()

@@ -33,7 +33,17 @@ impl Objective for SimClr {
 
     fn loss(&self, head: &Head, first: &Tensor, second: &Tensor) -> Result<Tensor> {
         let (z1, z2) = project(head, first, second)?;
-        let (z1, z2) = (l2_normalise(&z1)?, l2_normalise(&z2)?);
+        self.of_projections(&z1, &z2)
+    }
+
+    fn distillation(&self, projections: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        self.of_projections(projections, &targets.detach())
+    }
+}
+
+impl SimClr {
+    fn of_projections(&self, z1: &Tensor, z2: &Tensor) -> Result<Tensor> {
+        let (z1, z2) = (l2_normalise(z1)?, l2_normalise(z2)?);
         let z = Tensor::cat(&[&z1, &z2], 0)?;
         let cosine = z.matmul(&z.t()?)?;
         let others = Tensor::eye(z.dim(0)?, z.dtype(), z.device())?.affine(-1.0, 1.0)?;

@@ -5,7 +5,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Objective, halves, l2_normalise, project};
+use super::{Objective, halves, negative_cosine, project};
 use crate::config::ObjectiveKind;
 use crate::encoder::{Head, HeadShape, LayerShape};
 
@@ -29,11 +29,6 @@ impl Objective for SimSiam {
     fn loss(&self, head: &Head, first: &Tensor, second: &Tensor) -> Result<Tensor> {
         let (z1, z2) = project(head, first, second)?;
         let (p1, p2) = halves(&head.predict(&Tensor::cat(&[&z1, &z2], 0)?, 2)?)?;
-        (distance(&p1, &z2)? + distance(&p2, &z1)?)? * 0.5
+        (negative_cosine(&p1, &z2)? + negative_cosine(&p2, &z1)?)? * 0.5
     }
-}
-
-/// -cos(p, z), mean over the rows, `z` taken as a constant.
-fn distance(p: &Tensor, z: &Tensor) -> Result<Tensor> {
-    l2_normalise(p)?.mul(&l2_normalise(&z.detach())?)?.sum(1)?.mean_all()?.neg()
 }

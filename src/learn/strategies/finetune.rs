@@ -2,9 +2,8 @@
 
 use candle_core::Result;
 
-use super::{Cost, Strategy};
+use super::{Batch, Cost, Strategy};
 use crate::config::{Random, StrategyKind};
-use crate::learn::views::Views;
 
 /// Learns from the stream and never looks back.
 pub struct Finetune;
@@ -22,7 +21,7 @@ impl Strategy for Finetune {
         false
     }
 
-    fn compose(&self, stream: Option<Views>, _replay: Option<Views>, _random: &mut Random) -> Result<Option<Views>> {
-        Ok(stream)
+    fn compose(&mut self, stream: Option<Batch>, _replay: Option<Batch>, _: &mut Random) -> Result<Vec<Batch>> {
+        Ok(stream.into_iter().collect())
     }
 }

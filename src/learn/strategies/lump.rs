@@ -6,8 +6,9 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Cost, Strategy};
+use super::{Batch, Cost, Strategy};
 use crate::config::{Random, StrategyKind};
+use crate::device::cuda::tensors;
 use crate::learn::views::Views;
 
 /// The strategy with both parameters of its Beta distribution.
@@ -31,20 +32,21 @@ impl Strategy for Lump {
     /// The paper's batches are of one size. Where they are not, what has no partner goes in unmixed, so that every image counts
     /// once. While the memory is empty the stream goes in as it is; while the stream is, half of the replayed images take its
     /// place.
-    fn compose(&self, stream: Option<Views>, replay: Option<Views>, random: &mut Random) -> Result<Option<Views>> {
-        let (images, partners) = match (stream, replay) {
+    fn compose(&mut self, stream: Option<Batch>, replay: Option<Batch>, random: &mut Random) -> Result<Vec<Batch>> {
+        let (images, partners) = match (stream, replay.map(Batch::from_memory)) {
             (Some(stream), Some(replay)) => (stream, replay),
             (None, Some(replay)) if replay.count() > 1 => {
                 let half = replay.count() / 2;
                 (replay.narrow(0, half)?, replay.narrow(half, replay.count() - half)?)
             }
-            (alone, None) | (None, alone) => return Ok(alone),
+            (alone, None) | (None, alone) => return Ok(alone.into_iter().collect()),
         };
         let weight = random.beta(self.alpha, self.alpha);
-        Ok(Some(Views {
-            first: mix(&images.first, &partners.first, weight)?,
-            second: mix(&images.second, &partners.second, weight)?,
-        }))
+        // A mixture is no image of its own: it has neither number nor class.
+        Ok(vec![Batch::of(Views {
+            first: mix(&images.views.first, &partners.views.first, weight)?,
+            second: mix(&images.views.second, &partners.views.second, weight)?,
+        })])
     }
 }
 
@@ -52,8 +54,11 @@ impl Strategy for Lump {
 fn mix(images: &Tensor, partners: &Tensor, weight: f64) -> Result<Tensor> {
     let (count, partner_count) = (images.dim(0)?, partners.dim(0)?);
     let pairs = count.min(partner_count);
-    let scaled = images.narrow(0, 0, pairs)?.affine(weight, 0.0)?;
-    let mixed = (scaled + partners.narrow(0, 0, pairs)?.affine(1.0 - weight, 0.0)?)?;
+    let (first, second) = (images.narrow(0, 0, pairs)?, partners.narrow(0, 0, pairs)?);
+    let mixed = match tensors::mix(&first, &second, weight) {
+        Some(mixed) => mixed?,
+        None => (first.affine(weight, 0.0)? + second.affine(1.0 - weight, 0.0)?)?,
+    };
     let longer = if count > partner_count { images } else { partners };
     match longer.dim(0)? - pairs {
         0 => Ok(mixed),
@@ -74,8 +79,9 @@ mod tests {
     }
 
     fn compose(stream: Option<Views>, replay: Option<Views>) -> Option<[Vec<f32>; 2]> {
-        let lump = Lump { alpha: 0.4 };
-        let composed = lump.compose(stream, replay, &mut Seed(1).random("mix", 0)).unwrap()?;
+        let mut lump = Lump { alpha: 0.4 };
+        let (stream, replay) = (stream.map(Batch::of), replay.map(Batch::of));
+        let composed = lump.compose(stream, replay, &mut Seed(1).random("mix", 0)).unwrap().pop()?.views;
         Some([composed.first, composed.second].map(|view| view.flatten_all().unwrap().to_vec1().unwrap()))
     }
 

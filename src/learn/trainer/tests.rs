@@ -1,9 +1,7 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::config::{EncoderLayer, Random};
 use crate::encoder::{GivenWeights, PlainResNet18, Stem, to_safetensors};
-use crate::learn::{Cost, MODEL_FILE, STATE_FILE};
+use crate::learn::{Batch, Cost, MODEL_FILE, STATE_FILE, State};
 
 pub(super) fn preset() -> Preset {
     Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() }
@@ -178,36 +176,42 @@ impl Strategy for Anchor {
         false
     }
 
-    fn compose(&self, stream: Option<Views>, _: Option<Views>, _: &mut Random) -> candle_core::Result<Option<Views>> {
-        Ok(stream)
+    fn compose(&mut self, stream: Option<Batch>, _: Option<Batch>, _: &mut Random) -> candle_core::Result<Vec<Batch>> {
+        Ok(stream.into_iter().collect())
     }
 
-    fn regularise(&self, parameters: &Tensor, gradient: Tensor) -> candle_core::Result<Tensor> {
+    fn regularise(&mut self, parameters: &Tensor, gradient: Tensor) -> candle_core::Result<Tensor> {
         match &self.at {
             Some(at) => gradient + (parameters - at)?.affine(10.0, 0.0)?,
             None => Ok(gradient),
         }
     }
 
-    fn extra_loss(&self, _: &Views, [first, second]: [&Tensor; 2], _: &Head) -> candle_core::Result<Option<Tensor>> {
+    fn extra_loss(
+        &mut self,
+        _: usize,
+        _: &Batch,
+        [first, second]: [&Tensor; 2],
+        _: Loss<'_>,
+    ) -> candle_core::Result<Option<Tensor>> {
         Ok(Some((first - second)?.sqr()?.mean_all()?.affine(self.closeness, 0.0)?))
     }
 
-    fn after_step(&mut self, _: &Tensor, gradient: &Tensor) -> candle_core::Result<()> {
+    fn after_step(&mut self, _: &mut Network<'_>, gradient: &Tensor) -> candle_core::Result<()> {
         self.gradients.lock().unwrap().push(gradient.sqr()?.sum_all()?.to_scalar()?);
         Ok(())
     }
 
-    fn at_boundary(&mut self, backbone: &dyn Backbone) -> candle_core::Result<()> {
-        self.at = Some(backbone.parameters().force_contiguous()?);
-        Ok(())
+    fn at_boundary(&mut self, network: &mut Network<'_>) -> candle_core::Result<bool> {
+        self.at = Some(network.backbone.parameters().force_contiguous()?);
+        Ok(false)
     }
 
-    fn state(&self) -> BTreeMap<String, Tensor> {
-        self.at.iter().map(|at| ("anchor".to_owned(), at.clone())).collect()
+    fn state(&self) -> candle_core::Result<State> {
+        Ok(self.at.iter().map(|at| ("anchor".to_owned(), at.clone())).collect())
     }
 
-    fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> candle_core::Result<()> {
+    fn restore(&mut self, state: &State, _: &mut Network<'_>) -> candle_core::Result<()> {
         self.at = state.get("anchor").cloned();
         Ok(())
     }
@@ -216,7 +220,7 @@ impl Strategy for Anchor {
 #[test]
 fn a_strategy_that_penalises_and_remembers_fits_in_and_survives_a_restart() {
     let settings = LearnSettings { momentum: 0.0, ..settings(ObjectiveKind::SimClr, StrategyKind::Finetune) };
-    let anchored = || trainer(&settings).with_strategy(Anchor::new(0.0));
+    let anchored = || trainer(&settings).with_strategy(Anchor::new(0.0)).unwrap();
     let moved = |trainer: &Trainer, from: &Tensor| {
         let difference = (trainer.backbone().parameters() - from).unwrap();
         difference.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
@@ -243,7 +247,7 @@ fn a_strategy_that_penalises_and_remembers_fits_in_and_survives_a_restart() {
 fn a_strategy_may_add_to_the_loss_and_sees_the_gradient_taken() {
     let settings = settings(ObjectiveKind::SimClr, StrategyKind::Finetune);
     let distance = |closeness| {
-        let mut trainer = trainer(&settings).with_strategy(Anchor::new(closeness));
+        let mut trainer = trainer(&settings).with_strategy(Anchor::new(closeness)).unwrap();
         let loss = trainer.step(&images(0, 4), &[]).unwrap().loss.unwrap();
         (loss, id(&trainer))
     };
@@ -253,7 +257,7 @@ fn a_strategy_may_add_to_the_loss_and_sees_the_gradient_taken() {
 
     let anchor = Anchor::new(0.0);
     let gradients = anchor.gradients.clone();
-    let mut trainer = trainer(&settings).with_strategy(anchor);
+    let mut trainer = trainer(&settings).with_strategy(anchor).unwrap();
     trainer.step(&images(0, 4), &[]).unwrap();
     trainer.step(&images(0, 1), &[]).unwrap();
     trainer.step(&images(1, 4), &[]).unwrap();

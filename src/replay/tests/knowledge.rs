@@ -65,14 +65,15 @@ impl Knowledge {
         for slot in 0..store.geometry().slots() {
             let allowed = self.slots.entry(slot).or_default();
             let found = store.frame(slot).map(|id| id.0);
-            if found != allowed.acknowledged || !allowed.since.is_empty() {
-                allowed.since.push(found);
-            }
+            // The recovery has wiped the other copies, but that need not be on the disk yet.
+            let others = allowed.acknowledged.into_iter().chain(allowed.since.drain(..).flatten());
+            allowed.replaced.extend(others);
+            allowed.replaced.retain(|frame| Some(*frame) != found);
+            allowed.acknowledged = found;
         }
         // Numbers of writes that were not finished are not kept: nobody was told them.
-        let (acknowledged, stored) = (self.newest_acknowledged, store.reader().statistics().newest);
-        self.acknowledged();
-        self.newest_acknowledged = acknowledged.max(stored.map_or(0, |id| id.0));
+        let stored = store.reader().statistics().newest;
+        self.newest_acknowledged = self.newest_acknowledged.max(stored.map_or(0, |id| id.0));
         self.newest_written = self.newest_written.max(store.counters().last_frame);
     }
 

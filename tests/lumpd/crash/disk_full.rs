@@ -113,6 +113,7 @@ pub fn run(kind: Kind, cycles: u64) -> Tally {
     let arguments = settings([
         network.as_str(),
         "replay.slots=1024",
+        "evaluate.probes_per_task=32",
         "evaluate.max_probes=64",
         "checkpoint.interval_seconds=0.3",
         "publish.interval_seconds=0.5",

@@ -20,7 +20,7 @@ const TINY: &str = r#"name = "tiny"
 description = "as small as it gets"
 architecture = "resnet18"
 width = 2
-side = 8
+side = 16
 stem = "cifar"
 mean = [0.5, 0.5, 0.5]
 std = [0.25, 0.25, 0.25]

@@ -48,6 +48,7 @@ fn start(scratch: &Path, name: &str) -> Daemon {
         "learn.replay_batch=4",
         "learn.steps_per_batch=4",
         "replay.slots=32",
+        "daemon.threads=1",
         "publish.interval_seconds=3600",
         "checkpoint.keep=2",
         "log.filter=warn,lumpd::loss=debug",

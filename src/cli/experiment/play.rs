@@ -1,0 +1,124 @@
+//! Runs, one after the other, each with a progress bar, then the report.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::Exit;
+use crate::evaluate::AccuracySummary;
+use crate::experiment::report::Report;
+use crate::experiment::run::{Place, Standing, run};
+use crate::experiment::{ExperimentError, RunResult, RunSettings};
+
+/// Where standard error is no terminal, a line as often as this.
+const LINE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Plays runs, each in the folder of its name within `folder`, and writes the report of them there.
+pub(super) fn all(
+    runs: &[(String, RunSettings)],
+    data: &Path,
+    folder: &Path,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    for (number, (name, settings)) in runs.iter().enumerate() {
+        let place = Place { data: data.into(), out: folder.join(name), command: command.clone() };
+        let mut progress = Progress::new(format!("{}/{} {name}", number + 1, runs.len()));
+        let result = run(settings, &place, &mut |standing| {
+            progress.show(standing);
+            ControlFlow::Continue(())
+        });
+        progress.end();
+        if let Some(result) = result.map_err(classed).with_context(|| format!("run {name}"))? {
+            writeln!(out, "{name}: {}", told(&result))?;
+            out.flush()?;
+        }
+    }
+    let report = Report::gather(&[folder.to_owned()]).map_err(classed)?;
+    report.write(&folder.join("report")).map_err(classed)?;
+    writeln!(out, "report in {}", folder.join("report/report.md").display())?;
+    Ok(())
+}
+
+/// The exit code that an error of the room has.
+pub(super) fn classed(error: ExperimentError) -> anyhow::Error {
+    let exit = match error {
+        ExperimentError::Setting { .. } | ExperimentError::UnknownDataset { .. } | ExperimentError::OtherRun { .. } => {
+            Some(Exit::Usage)
+        }
+        ExperimentError::Missing { .. } | ExperimentError::Damaged { .. } | ExperimentError::Io { .. } => {
+            Some(Exit::Io)
+        }
+        ExperimentError::File { .. } => Some(Exit::Configuration),
+        ExperimentError::Busy { .. } => Some(Exit::Temporary),
+        _ => None,
+    };
+    let error = anyhow::Error::from(error);
+    match exit {
+        Some(exit) => error.context(exit),
+        None => error,
+    }
+}
+
+fn told(result: &RunResult) -> String {
+    let percent = |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.2}", 100.0 * value));
+    let AccuracySummary { average_accuracy, forgetting_from_learned, .. } = result.averages.paper;
+    format!(
+        "accuracy {}, forgetting {} (paper); accuracy {}, forgetting {} (strict); linear probe {}",
+        percent(average_accuracy),
+        percent(forgetting_from_learned),
+        percent(result.averages.strict.average_accuracy),
+        percent(result.averages.strict.forgetting_max),
+        percent(result.linear_probe)
+    )
+}
+
+/// A bar on a terminal, a line a minute elsewhere.
+struct Progress {
+    name: String,
+    bar: Option<ProgressBar>,
+    began: Option<(Instant, u64)>,
+    told: Instant,
+}
+
+impl Progress {
+    fn new(name: String) -> Self {
+        Self { name, bar: None, began: None, told: Instant::now() }
+    }
+
+    fn show(&mut self, standing: Standing) {
+        let Standing { stage, stages, epoch, epochs, presented, presentations, loss } = standing;
+        let (start, first) = *self.began.get_or_insert((Instant::now(), presented));
+        let name = &self.name;
+        let bar = self.bar.get_or_insert_with(|| bar(name, presentations));
+        let rate = (presented - first) as f64 / start.elapsed().as_secs_f64().max(1e-9);
+        let loss = loss.map_or("-".into(), |loss| format!("{loss:.4}"));
+        let words = format!("task {}/{stages} epoch {}/{epochs} loss {loss} {rate:.0} images/s", stage + 1, epoch + 1);
+        bar.set_position(presented);
+        bar.set_message(words.clone());
+        if !stderr().is_terminal() && self.told.elapsed() >= LINE_INTERVAL {
+            self.told = Instant::now();
+            let left = (presentations - presented) as f64 / rate.max(1e-9);
+            // Nothing can be told where standard error itself is closed.
+            let _ = writeln!(stderr(), "{}: {words}, {} left", self.name, crate::cli::table::duration(left));
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn bar(name: &str, images: u64) -> ProgressBar {
+    let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{prefix} {bar:24} {percent}% {msg}, {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(images), target);
+    bar.set_prefix(name.to_owned());
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
