@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod bench;
 mod classify;
 mod client;
 mod completions;
@@ -93,6 +94,8 @@ enum Verb {
     Validate(validate::Arguments),
     /// List what this build can train on, on this machine
     Devices(devices::Arguments),
+    /// Measure how fast this machine trains, embeds and makes views
+    Bench(bench::Arguments),
     /// Write a simulated camera's pictures and their ground truth to disk
     Simulate(simulate::Arguments),
     /// Print the completion script of a shell
@@ -120,6 +123,7 @@ impl CommandLine {
             Verb::Feed(arguments) => feed::run(arguments, out),
             Verb::Validate(arguments) => validate::run(arguments, out),
             Verb::Devices(arguments) => devices::run(arguments, out),
+            Verb::Bench(arguments) => bench::run(arguments, out),
             Verb::Simulate(arguments) => simulate::run(arguments, out),
             Verb::Completions(arguments) => completions::run(arguments, out),
             Verb::Man(arguments) => man::run(arguments, out),

@@ -296,6 +296,8 @@ pub struct LearnSettings {
     pub weight_decay: f64,
     /// Both parameters of the Beta distribution of LUMP's mixing weight.
     pub mix_alpha: f64,
+    /// In which numbers the encoder multiplies, in training and in what is published of it.
+    pub precision: Precision,
 }
 
 impl Default for LearnSettings {
@@ -312,6 +314,27 @@ impl Default for LearnSettings {
             momentum: 0.9,
             weight_decay: 5e-4,
             mix_alpha: 0.4,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// Numbers that an encoder multiplies in. Weights, batch norm, gradients and all sums are f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// Factors rounded to bf16: faster, and less accurate. Refused where the device has no such multiplier.
+    Bf16,
+}
+
+impl Precision {
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
         }
     }
 }

@@ -63,7 +63,7 @@ pub fn is_finite(tensor: &Tensor) -> Result<bool> {
         if let Storage::Cpu(storage) = &*storage {
             return Ok(values::<f32>(storage, layout)?
                 .par_chunks(CHUNK)
-                .all(|chunk| chunk.iter().all(|v| v.is_finite())));
+                .all(|chunk| chunk.iter().fold(true, |finite, value| finite & value.is_finite())));
         }
     }
     // A sum that overflows counts as not finite: such a gradient is no use either.

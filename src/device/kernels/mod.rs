@@ -30,6 +30,7 @@ mod norm;
 mod pack;
 mod partition;
 mod pool;
+mod products;
 #[cfg(test)]
 mod reference;
 mod shape;
@@ -43,6 +44,7 @@ pub use filters::FilterBank;
 pub use norm::{BatchNorm, Fitted, Mask, Moments};
 pub use pack::Direction;
 pub use pool::{global_average, global_average_backward};
+pub use products::Products;
 pub use shape::Shape;
 pub use simd::Isa;
 pub use threads::Threads;

@@ -41,6 +41,44 @@ impl Direction {
     }
 }
 
+/// Packs weights tap by tap in bf16, a pair of source channels to a unit, for [`super::direct`].
+///
+/// # Panics
+/// If a slice's length does not fit the shape, or the stored source channels are odd in number.
+pub(super) fn paired_taps(
+    isa: Isa,
+    threads: Threads,
+    shape: &Shape,
+    direction: Direction,
+    weights: &[f32],
+    packed: &mut [f32],
+) {
+    let (depth, stored) = direction.stored(isa, shape);
+    let (sources, targets) = direction.used(shape);
+    let (source_stride, target_stride) = direction.strides(shape);
+    let taps = shape.taps();
+    assert!(depth.is_multiple_of(2), "source channels in pairs");
+    assert_eq!(weights.len(), shape.weights(), "weights");
+    assert_eq!(2 * packed.len(), taps * depth * stored, "packed weights");
+    let bits = |source: usize, target: usize, tap: usize| match source < sources && target < targets {
+        true => {
+            u32::from(half::bf16::from_f32(weights[source * source_stride + target * target_stride + tap]).to_bits())
+        }
+        false => 0,
+    };
+    let panel_width = 2 * isa.lanes();
+    threads.for_each_chunk(packed, taps * depth / 2 * panel_width, |index, panel| {
+        let first = index * panel_width;
+        let width = panel_width.min(stored - first);
+        for (row, units) in panel.chunks_exact_mut(width).enumerate() {
+            let (tap, source) = (row / (depth / 2), row % (depth / 2) * 2);
+            for (target, unit) in (first..).zip(units) {
+                *unit = f32::from_bits(bits(source, target, tap) | bits(source + 1, target, tap) << 16);
+            }
+        }
+    });
+}
+
 /// Packs weights tap by tap, for [`super::direct`].
 ///
 /// # Panics

@@ -9,7 +9,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::layers::{BlockLayers, Layer, Layers};
 use super::with_values;
-use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Shape, Threads, global_average};
+use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Products, Shape, Threads, global_average};
 use crate::encoder::{Block, EPSILON, Embedder, Parameter, blocks};
 
 /// Batches up to this size are answered by the calling thread: a query does not queue behind other work in the pool.
@@ -24,6 +24,7 @@ const SIZES: usize = 4;
 /// An immutable copy of the network.
 pub(super) struct CpuEmbedder {
     isa: Isa,
+    products: Products,
     blocks: Vec<Block>,
     layout: Vec<Parameter>,
     statistics_layout: Vec<Parameter>,
@@ -50,7 +51,7 @@ struct Plan {
 
 impl CpuEmbedder {
     pub(super) fn new(
-        isa: Isa,
+        (isa, products): (Isa, Products),
         width: usize,
         (layout, parameters): (&[Parameter], &[f32]),
         (statistics_layout, statistics): (&[Parameter], &[f32]),
@@ -61,6 +62,7 @@ impl CpuEmbedder {
         let folded = layers.all.iter().map(|layer| fold(isa, layer, parameters, statistics)).collect();
         Self {
             isa,
+            products,
             features: layers.features(),
             blocks,
             layout: layout.to_vec(),
@@ -89,7 +91,7 @@ impl CpuEmbedder {
         let layers = Layers::new(&self.blocks, &self.layout, &self.statistics_layout, size);
         let threads = if few { Threads::Caller } else { Threads::Pool };
         let pack = |(layer, folded): (&Layer, &Folded)| {
-            let convolution = convolution(self.isa, layer.shape, few);
+            let convolution = convolution((self.isa, self.products), layer.shape, few);
             let mut packed = vec![0.0; convolution.packed_values(Direction::Forward)];
             convolution.pack(threads, Direction::Forward, &folded.kernel, &mut packed);
             (convolution, packed)
@@ -150,12 +152,12 @@ impl Embedder for CpuEmbedder {
 
 /// For few images the definition beats Winograd's algorithm on small maps: there, fetching kernels takes longer than
 /// multiplying, and transformed kernels are four times as large.
-fn convolution(isa: Isa, shape: Shape, few: bool) -> Convolution {
+fn convolution((isa, products): (Isa, Products), shape: Shape, few: bool) -> Convolution {
     const SMALL_MAP: usize = 8 * 8;
     if few && shape.height * shape.width <= SMALL_MAP {
         Convolution::direct(isa, shape)
     } else {
-        Convolution::new(isa, shape)
+        Convolution::with_products(isa, shape, products)
     }
 }
 

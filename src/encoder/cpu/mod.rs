@@ -23,13 +23,15 @@ use super::{
     Backbone, Embedder, MOMENTUM, Parameter, blocks, initial_parameters, initial_statistics, parameter_layout,
     statistics_layout,
 };
-use crate::config::Seed;
-use crate::device::kernels::Isa;
+use crate::config::{Precision, Seed};
+use crate::device::kernels::{Isa, Products};
+use crate::encoder::EncoderError;
 
 /// The CPU backend of a ResNet-18 in its CIFAR form (3x3 stem, no pooling before the blocks).
 pub struct CpuResNet18 {
     width: usize,
     isa: Isa,
+    products: Products,
     layout: Vec<Parameter>,
     statistics_layout: Vec<Parameter>,
     parameters: Tensor,
@@ -69,7 +71,31 @@ impl CpuResNet18 {
         let statistics_layout = statistics_layout(width);
         let parameters = Tensor::new(initial_parameters(&layout, seed), &Device::Cpu)?;
         let statistics = Tensor::new(initial_statistics(&statistics_layout), &Device::Cpu)?;
-        Ok(Self { width, isa, layout, statistics_layout, parameters, statistics, engine: None, pending: None })
+        let products = Products::F32;
+        Ok(Self {
+            width,
+            isa,
+            products,
+            layout,
+            statistics_layout,
+            parameters,
+            statistics,
+            engine: None,
+            pending: None,
+        })
+    }
+
+    /// The same network, its convolutions multiplying in that precision.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoBf16`] where the processor, or the instruction set that this width takes, does not.
+    pub fn with_precision(mut self, precision: Precision) -> std::result::Result<Self, EncoderError> {
+        self.products = match precision {
+            Precision::F32 => Products::F32,
+            Precision::Bf16 if self.isa.has_bf16() => Products::Bf16,
+            Precision::Bf16 => return Err(no_bf16(self.isa)),
+        };
+        Ok(self)
     }
 
     /// The instruction set in use.
@@ -83,7 +109,7 @@ impl CpuResNet18 {
             Some(sized) if sized.size == size => sized,
             _ => {
                 let layers = Layers::new(&blocks(self.width), &self.layout, &self.statistics_layout, size);
-                SizedEngine { size, count, engine: Engine::new(self.isa, layers) }
+                SizedEngine { size, count, engine: Engine::new(self.isa, self.products, layers) }
             }
         };
         if sized.count != count {
@@ -189,11 +215,21 @@ impl Backbone for CpuResNet18 {
         let embedder = with_values(&self.parameters, |parameters| {
             with_values(&self.statistics, |statistics| {
                 let (parameters, statistics) = ((&*self.layout, parameters), (&*self.statistics_layout, statistics));
-                CpuEmbedder::new(self.isa, self.width, parameters, statistics)
+                CpuEmbedder::new((self.isa, self.products), self.width, parameters, statistics)
             })
         })??;
         Ok(Arc::new(embedder))
     }
+}
+
+fn no_bf16(isa: Isa) -> EncoderError {
+    let reason = if Isa::available().iter().any(|isa| isa.has_bf16()) {
+        let lanes = Isa::available().iter().find(|isa| isa.has_bf16()).map_or(0, |isa| isa.lanes());
+        format!("the preset's width is no multiple of {lanes}, so that {} computes it", isa.name())
+    } else {
+        "this processor has no such multiplier (AVX512_BF16)".to_owned()
+    };
+    EncoderError::NoBf16 { reason }
 }
 
 /// Number, height and width of the images of a batch (n, height, width, 3).

@@ -1,12 +1,14 @@
 //! Forward and backward pass of a training step.
 //!
-//! The forward pass keeps, of every layer, what the convolution gave and what came out of the batch norm; the backward
-//! pass gives each back as soon as it has used it. Kernels are packed when they are needed, into one buffer.
+//! The forward pass keeps, of every layer, what the convolution gave and, where a block ends, what came out of it; the maps
+//! within a block are made again in the backward pass, which gives each back as soon as it has used it. Kernels are packed
+//! when they are needed, into one buffer.
 
 use super::arena::Arena;
 use super::layers::{BlockLayers, Layer, Layers};
 use crate::device::kernels::{
-    BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Threads, global_average, global_average_backward,
+    BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Products, Threads, global_average,
+    global_average_backward,
 };
 use crate::encoder::EPSILON;
 
@@ -32,7 +34,7 @@ struct SavedLayer {
     raw: Vec<f32>,
     /// Of each group.
     moments: Vec<Moments>,
-    /// Normalised, with the residual, after the ReLU.
+    /// Normalised, with the residual, after the ReLU; empty within a block.
     output: Vec<f32>,
 }
 
@@ -65,8 +67,9 @@ pub(super) struct Observed {
 }
 
 impl Engine {
-    pub(super) fn new(isa: Isa, layers: Layers) -> Self {
-        let convolutions = layers.all.iter().map(|layer| Convolution::new(isa, layer.shape)).collect();
+    pub(super) fn new(isa: Isa, products: Products, layers: Layers) -> Self {
+        let convolution = |layer: &Layer| Convolution::with_products(isa, layer.shape, products);
+        let convolutions = layers.all.iter().map(convolution).collect();
         Self { isa, layers, convolutions, arena: Arena::default(), packed: Vec::new(), sums: Vec::new() }
     }
 
@@ -77,12 +80,13 @@ impl Engine {
         let stem = self.layer_forward(0, parameters, images, groups, None, true);
         saved.layers.push(stem);
         for BlockLayers { input, first, second, shortcut } in self.layers.blocks.clone() {
-            let inner = self.layer_forward(first, parameters, &saved.layers[input].output, groups, None, true);
+            let mut inner = self.layer_forward(first, parameters, &saved.layers[input].output, groups, None, true);
             let side = shortcut.map(|shortcut| {
                 self.layer_forward(shortcut, parameters, &saved.layers[input].output, groups, None, false)
             });
             let residual = side.as_ref().map_or(&saved.layers[input].output, |side| &side.output);
             let outer = self.layer_forward(second, parameters, &inner.output, groups, Some(residual), true);
+            self.arena.give(std::mem::take(&mut inner.output));
             saved.layers.extend([inner, outer]);
             if let Some(mut side) = side {
                 self.arena.give(std::mem::take(&mut side.output));
@@ -159,8 +163,10 @@ impl Engine {
             let mut through = self.arena.take(gradient.len());
             let outer = self.release(&mut saved, second);
             self.norm_backward(second, &outer, Relu::AfterResidual, &mut gradient, Some(&mut through), step);
-            let mut inner_gradient = self.arena.take(saved.layers[first].output.len());
-            self.kernel_backward(second, &saved.layers[first].output, &through, step);
+            let activation = self.activation(first, &saved.layers[first], parameters);
+            self.kernel_backward(second, &activation, &through, step);
+            // Of the same length, and not needed any more.
+            let mut inner_gradient = activation;
             self.input_backward(second, &through, false, &mut inner_gradient, step);
             self.arena.give(through);
             self.recycle(outer);
@@ -188,6 +194,18 @@ impl Engine {
         self.kernel_backward(0, images, &gradient, step);
         self.arena.give(gradient);
         std::mem::take(&mut step.flat)
+    }
+
+    /// The output of a layer without residual, from what its convolution gave.
+    fn activation(&mut self, index: usize, saved: &SavedLayer, parameters: &[f32]) -> Vec<f32> {
+        let layer = &self.layers.all[index];
+        let (norm, affine) = (batch_norm(self.isa, layer), affine(self.isa, layer, parameters));
+        let mut output = self.arena.take(saved.raw.len());
+        let run = output.len() / saved.moments.len();
+        for ((x, y), moments) in saved.raw.chunks_exact(run).zip(output.chunks_exact_mut(run)).zip(&saved.moments) {
+            norm.fitted(moments, &affine.weight, &affine.bias).forward(Threads::Pool, x, None, true, y);
+        }
+        output
     }
 
     /// The gradient of the last map.
