@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::device::kernels::reference;
 
-    /// Winograd in f32 is good to about 5e-6; by the definition the error is that of summation.
+    /// Winograd in f32 is good to about 1e-5; by the definition the error is that of summation.
     const TOLERANCE: f64 = 2e-5;
 
     /// Winograd with products of bf16 is good to about 1.2 %.

@@ -2,7 +2,7 @@
 //! 144 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.3).
 //!
 //! With `d` a tile of 6x6 inputs, `g` a kernel and `Y` the tile of 4x4 outputs, for interpolation points 0, +-1/sqrt(2),
-//! +-sqrt(2) and infinity (the usual 0, +-1, +-2 lose twice as much accuracy):
+//! +-sqrt(2) and infinity (the usual 0, +-1, +-2 lose twice as much accuracy in bf16):
 //!
 //! ```text
 //! forward           Y  = A^T [ (G g G^T) . (B^T d B) ] A       summed over input channels
@@ -11,7 +11,7 @@
 //! ```
 //!
 //! For each of the 36 elements the sum over channels (or tiles) is a matrix product. Tiles are worked off in blocks, so
-//! that their transforms stay in the cache. In f32 the result differs from the definition's by less than 1e-5 of its size,
+//! that their transforms stay in the cache. In f32 the result differs from the definition's by about 1e-5 of its size,
 //! with products of bf16 by about one per cent.
 
 mod forward;
