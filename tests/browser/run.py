@@ -162,7 +162,7 @@ def live_daemon(browser, lumpd, screenshots, seconds):
         browser.keys("\ue00c")
         check(True, "the map works with the keyboard")
 
-        browser.wait("two tasks", lambda: browser.count("#tasks > li") >= 2, 120)
+        browser.wait("two tasks", lambda: browser.count("#tasks > li") >= 2, 180)
         browser.wait("a shot of a task", lambda: browser.count("#tasks .shots img") > 3)
         check(browser.count("#timeline rect") >= 2, "the timeline shows the tasks that were found")
         browser.size(390, 844, phone=True)

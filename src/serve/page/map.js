@@ -105,7 +105,11 @@ canvas.addEventListener("click", (event) => {
 canvas.addEventListener("keydown", (event) => {
   const direction = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (direction) { step(...direction); event.preventDefault(); }
-  if (event.key === "Enter" && shown.points[chosen]) open(shown.points[chosen].id);
+  if (event.key === "Enter" && shown.points[chosen]) {
+    // Else the same key would press the dialog's first button, which closes it.
+    event.preventDefault();
+    open(shown.points[chosen].id);
+  }
   if (event.key === "Escape") choose(-1);
 });
 canvas.addEventListener("blur", () => choose(-1));
