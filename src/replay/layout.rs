@@ -47,7 +47,7 @@
 //!  48  content hash, first 16 of BLAKE3     16     128  payload: height, width, channel
 //! ```
 //!
-//! A free slot's header is 128 zeros.
+//! A free slot's header is 128 zeros. Sequences, writes, frames and counts are at most 2^62.
 //!
 //! The CRC is the IEEE one of `crc32fast` (the polynomial of zlib and PNG), which is faster here than the Castagnoli
 //! one. Every CRC starts with 24 bytes that are not in the place it guards: the identity of the file, then the number
@@ -75,6 +75,10 @@ pub const BLOCK: usize = 256;
 pub const GEOMETRY_OFFSETS: [u64; 2] = [0, 3 * PAGE];
 /// Where the first slot is.
 pub const SLOTS_OFFSET: u64 = 4 * PAGE;
+
+/// Highest write, frame and count that a file may hold: no store gets there in its life, and what is counted on from there
+/// never overflows. Beyond it a block is damaged, whatever its checksum says.
+const MOST_NUMBER: u64 = 1 << 62;
 
 /// 16 random bytes of one file.
 pub type Identity = [u8; 16];
