@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lumpd::config::{Durability, PolicyKind, ReplaySettings, Seed};
-use lumpd::replay::policies::{self, Offer};
+use lumpd::replay::policies::{self, FeatureKind, FeatureSpace, Offer};
 use lumpd::replay::{Record, ReplayBuffer};
 use lumpd::stream::{FrameId, SourceId};
 
@@ -21,11 +21,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     commits(folder.path())?;
     large(folder.path())?;
     placing();
+    comparing();
     Ok(())
 }
 
 fn settings(slots: usize, group: usize, durability: Durability) -> ReplaySettings {
-    ReplaySettings { slots, commit_frames: group, durability, policy: PolicyKind::Fifo }
+    ReplaySettings { slots, commit_frames: group, durability, policy: PolicyKind::Fifo, ..Default::default() }
 }
 
 fn open(path: &Path, settings: &ReplaySettings) -> Result<ReplayBuffer, lumpd::replay::ReplayError> {
@@ -106,6 +107,58 @@ fn large(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         println!("sample {count} of 100,000: median {:?}, p99 {:?}", times[100], times[198]);
     }
     Ok(())
+}
+
+/// Numbers of a feature: those of `resnet18-w16`.
+const WIDTH: usize = 128;
+
+/// Cost of a decision by features in a full buffer, storing included, and of renewing one feature: of a stream in which
+/// every picture comes eight times in a row, and of one in which none comes twice.
+fn comparing() {
+    for repeats in [8, 1] {
+        // Filling 100,000 slots takes a minute: once is enough.
+        for slots in [256, 10_000, 100_000].into_iter().filter(|&slots| slots < 100_000 || repeats > 1) {
+            let (_, mut policy) = policies::new(PolicyKind::MinRed, Seed(0));
+            let feature = |n: u64| -> Vec<f32> {
+                let mut kind = Seed(1).random("kind", n / repeats);
+                let mut noise = Seed(2).random("noise", n);
+                (0..WIDTH).map(|_| (kind.normal() + 0.1 * noise.normal()) as f32).collect()
+            };
+            if let Some(features) = policy.features() {
+                features.adopt(slots, &[], None);
+                features.enter_space(FeatureSpace { kind: FeatureKind::Published, width: WIDTH, version: 1 });
+            }
+            let mut next = 0;
+            let mut offer = |feature: &[f32]| {
+                next += 1;
+                let offer = Offer::new(FrameId(next), next - 1, slots).with_feature(Some(feature));
+                if let Some(slot) = policy.place(&offer)
+                    && let Some(features) = policy.features()
+                {
+                    features.stored(slot, FrameId(next));
+                    return 1;
+                }
+                0
+            };
+            // The first ones have few others to compare with: filling costs half of as many decisions.
+            let began = Instant::now();
+            (0..slots as u64).for_each(|n| _ = offer(&feature(n)));
+            let filling = began.elapsed();
+            let count = if slots > 50_000 { 500 } else { 2_000 };
+            let (mut spent, mut placed) = (Duration::ZERO, 0);
+            for n in 0..count {
+                let feature = feature(slots as u64 + n);
+                let began = Instant::now();
+                placed += offer(&feature);
+                spent += began.elapsed();
+            }
+            println!(
+                "MinRed, {slots} slots of {WIDTH} numbers, each picture {repeats} times: {:?} a decision ({placed} of \
+                 {count} placed), filled in {filling:?}",
+                spent / count as u32
+            );
+        }
+    }
 }
 
 /// Cost of a decision.

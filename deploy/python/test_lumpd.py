@@ -7,6 +7,7 @@ import re
 import struct
 import sys
 import threading
+import time
 import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -49,6 +50,9 @@ def main():
     assert daemon.image(some) == stored[0] and daemon.thumbnail(some).startswith(b"\x89PNG")
     assert [image.id for image in daemon.images(order="newest")] == [image.id for image in reversed(stored)]
 
+    # The bank follows the buffer a moment later.
+    while json.loads(daemon.request("GET", "/v1/map", limit=1000)[0])["rows"] < len(stored):
+        time.sleep(0.1)
     near = daemon.query(picture(3), k=5)
     assert len(near.neighbours) == 5 and near.next == 5, near
     assert near.neighbours[0].score >= near.neighbours[-1].score

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::Exit;
 use crate::config::{
-    self, Config, EncoderShape, Flags, Loaded, Origin, Plan, Problem, SourceKind, SourceSettings, WatchKind,
+    self, AfterKind, Config, EncoderShape, Flags, Loaded, Origin, Plan, Problem, SourceKind, SourceSettings, WatchKind,
+    WhenFull,
 };
 use crate::encoder::{HeadShape, Parameter, Preset, parameter_layout};
 use crate::learn::objective;
@@ -110,7 +111,10 @@ pub(super) fn source(name: String, kind: SourceKind) -> SourceSettings {
         recursive: true,
         watch: WatchKind::Auto,
         poll_seconds: 2.0,
+        after: AfterKind::Keep,
+        done: None,
         queue_bytes: 16 << 20,
+        when_full: WhenFull::Block,
     }
 }
 

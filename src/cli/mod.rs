@@ -17,6 +17,7 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
+mod buffer;
 mod bench;
 mod checkpoint;
 mod classify;
@@ -107,6 +108,8 @@ enum Verb {
     Label(label::Arguments),
     /// Tell what an image is, by its labelled neighbours
     Classify(classify::Arguments),
+    /// Look at the replay buffer, check it, export it, resize it, while no daemon runs
+    Buffer(buffer::Arguments),
     /// Remove stored images for good
     Forget(forget::Arguments),
     /// Let training rest
@@ -160,6 +163,7 @@ impl CommandLine {
             Verb::Plot(arguments) => plot::run(arguments, out),
             Verb::Label(arguments) => label::run(arguments, out),
             Verb::Classify(arguments) => classify::run(arguments, out),
+            Verb::Buffer(arguments) => buffer::run(arguments, out),
             Verb::Forget(arguments) => forget::run(arguments, out),
             Verb::Pause(arguments) => training::pause(arguments, out),
             Verb::Resume(arguments) => training::resume(arguments, out),

@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   lumpd selftest                  the device that `auto` takes
   lumpd selftest --device cuda    after a new driver, or on a new box
+  LUMPD_CUDA_PRECISION=f32 lumpd selftest --device cuda    whole steps without rounding to bf16, to tighter bounds
 
 Every kernel and whole training steps of both encoder forms run on random inputs and are compared with plain tensors on
 the CPU in 64-bit floats. An error is the root of the mean squared difference over that of the expected values.";

@@ -36,11 +36,20 @@ pub struct Arguments {
     name: Option<String>,
 
     /// Make two tasks one; the lower number stays
-    #[arg(long, value_name = "ID,ID", value_delimiter = ',', num_args = 2, conflicts_with = "id")]
-    merge: Vec<u32>,
+    #[arg(long, value_name = "ID,ID", value_parser = pair, conflicts_with = "id")]
+    merge: Option<Pair>,
 
     #[command(flatten)]
     api: ApiArguments,
+}
+
+/// Two tasks.
+#[derive(Debug, Clone, Copy)]
+struct Pair(u32, u32);
+
+fn pair(text: &str) -> Result<Pair, String> {
+    let two = text.split_once(',').and_then(|(a, b)| Some(Pair(a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    two.ok_or_else(|| "give two task numbers with a comma between them, such as 3,5".into())
 }
 
 pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -63,9 +72,9 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
 impl Arguments {
     /// Does what is to be done by hand, if anything is.
     fn change(&self, client: &Client) -> anyhow::Result<Option<TaskStatus>> {
-        let change = match (self.mark, self.merge.as_slice(), self.id, &self.name) {
+        let change = match (self.mark, self.merge, self.id, &self.name) {
             (true, ..) => ("/v1/tasks".into(), Method::POST, json!({ "source": self.source, "name": self.name })),
-            (_, &[a, b], ..) => ("/v1/tasks/merge".into(), Method::POST, json!({ "tasks": [a, b] })),
+            (_, Some(Pair(a, b)), ..) => ("/v1/tasks/merge".into(), Method::POST, json!({ "tasks": [a, b] })),
             (_, _, Some(id), Some(name)) => (format!("/v1/tasks/{id}"), Method::PATCH, json!({ "name": name })),
             (_, _, None, Some(_)) => {
                 return Err(anyhow::anyhow!("say which task gets the name, or --mark").context(super::Exit::Usage));

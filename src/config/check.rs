@@ -19,9 +19,9 @@ use std::fmt::Display;
 use super::plan::{Budget, EncoderShape, Plan};
 use super::problem::Problem;
 use super::settings::{
-    CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings, EvaluateSettings,
-    KnnSettings, LearnSettings, ObjectiveKind, PublishSettings, ReplaySettings, SegmentSettings, ServeSettings,
-    SourceKind, SourceSettings,
+    AfterKind, CheckpointSettings, Config, DaemonSettings, DecodeSettings, EncoderLayer, EncoderSettings,
+    EvaluateSettings, KnnSettings, LearnSettings, ObjectiveKind, PublishSettings, ReplaySettings, SegmentSettings,
+    ServeSettings, SourceKind, SourceSettings, WhenFull,
 };
 
 /// Checks every setting; `encoder` is the shape of the preset that `config.encoder` names.
@@ -143,6 +143,11 @@ impl Findings {
             let message = "frames are taken from this machine only: listen on 127.0.0.1 or [::1]";
             self.problems.push(Problem::error("not-loopback", key(index, "listen"), address, message));
         }
+        let directory = source.kind == SourceKind::Directory;
+        let (after, full) = (source.after != AfterKind::Keep, source.when_full == WhenFull::DropNewest);
+        self.misplaced(index, source, "after", after && !directory);
+        self.misplaced(index, source, "when_full", full && directory);
+        self.misplaced(index, source, "done", source.done.is_some() && !(directory && source.after == AfterKind::Move));
         self.range(&key(index, "poll_seconds"), source.poll_seconds, 0.05, 86_400.0);
         if source.queue_bytes < decode.max_bytes / 2 {
             let message =
@@ -150,6 +155,17 @@ impl Findings {
             self.warn("small-queue", &key(index, "queue_bytes"), source.queue_bytes, message);
         }
         self.at_least(&key(index, "queue_bytes"), source.queue_bytes, 1 << 16);
+    }
+
+    fn misplaced(&mut self, index: usize, source: &SourceSettings, name: &str, wrong: bool) {
+        if wrong {
+            let message = match name {
+                "after" => "only files of a directory can be moved or deleted: remove it",
+                "when_full" => "a folder is its own queue and loses nothing by waiting: remove it, or use \"block\"",
+                _ => "goes with kind = \"directory\" and after = \"move\" only: remove it",
+            };
+            self.problems.push(Problem::error("key-misplaced", key(index, name), &source.name, message));
+        }
     }
 
     fn belongs(&mut self, index: usize, source: &SourceSettings, name: &str, needed: bool, value: Option<String>) {
@@ -182,6 +198,7 @@ impl Findings {
     fn replay(&mut self, replay: &ReplaySettings) {
         self.range("replay.slots", replay.slots, 1, 1 << 28);
         self.range("replay.commit_frames", replay.commit_frames, 1, 4096);
+        self.range("replay.duplicate_window", replay.duplicate_window, 0, 1 << 24);
     }
 
     fn encoder(&mut self, encoder: &EncoderSettings, learn: &LearnSettings) {
@@ -385,6 +402,20 @@ mod tests {
             "key-misplaced",
         );
         assert_problem(&source("kind = \"tcp\"\nlisten = \"10.0.0.1:1\""), "source.0.listen", "not-loopback");
+    }
+
+    #[test]
+    fn what_happens_to_files_and_to_frames_beyond_the_queue_is_set_where_it_makes_sense() {
+        let source = |rest: &str| format!("[[source]]\nname = \"a\"\npath = \"p\"\n{rest}");
+        assert_problem(&source("kind = \"unix\"\nafter = \"delete\""), "source.0.after", "key-misplaced");
+        assert_problem(
+            &source("kind = \"directory\"\nwhen_full = \"drop_newest\""),
+            "source.0.when_full",
+            "key-misplaced",
+        );
+        assert_problem(&source("kind = \"directory\"\ndone = \"d\""), "source.0.done", "key-misplaced");
+        let sound = source("kind = \"directory\"\nafter = \"move\"\ndone = \"d\"");
+        assert!(problems(&sound).iter().all(|(key, _)| !key.starts_with("source.0")), "{:?}", problems(&sound));
     }
 
     #[test]

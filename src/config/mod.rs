@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn the_example_file_names_every_setting() {
-        let source = "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\n";
+        let source =
+            "[[source]]\nname = \"a\"\nkind = \"unix\"\npath = \"p\"\nlisten = \"127.0.0.1:1\"\ndone = \"d\"\n";
         let mut config: Config = toml::from_str(source).unwrap();
         let file = || Some("s".into());
         (config.serve.socket, config.serve.read_token_file) = (file(), file());

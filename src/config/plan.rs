@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::problem::Problem;
-use super::settings::Config;
+use super::settings::{Config, PolicyKind};
 
 /// What the budget needs to know of an encoder preset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,8 @@ const SLOT_HEADER_BYTES: u64 = 128;
 const PAGE_BYTES: u64 = 4096;
 /// Identity and commit records of the replay file.
 const REPLAY_HEAD_PAGES: u64 = 4;
+/// Numbers of segmentation's frozen features.
+const FROZEN_FEATURES: usize = 512;
 /// Bytes of a 32-bit float.
 const FLOAT_BYTES: u64 = 4;
 
@@ -55,6 +57,7 @@ impl Budget {
     pub(super) fn of(config: &Config, encoder: EncoderShape) -> Self {
         let lines = vec![
             replay(config, encoder),
+            policy(config, encoder),
             bank(config, encoder),
             probes(config, encoder),
             weights(encoder),
@@ -93,6 +96,21 @@ fn replay(config: &Config, encoder: EncoderShape) -> BudgetLine {
         memory_bytes: 0,
         disk_bytes: replay_file_bytes(slots, spare, encoder.side),
     }
+}
+
+fn policy(config: &Config, encoder: EncoderShape) -> BudgetLine {
+    let slots = config.replay.slots as u64;
+    // Rows of two bytes a number, two neighbours and the tables beside them; the frozen features before the first
+    // version are at most as wide as this.
+    let width = encoder.features.max(FROZEN_FEATURES) as u64;
+    let bytes = if config.replay.policy == PolicyKind::MinRed { slots * (2 * width + 60) } else { 0 };
+    let how = match config.replay.policy {
+        PolicyKind::MinRed => {
+            format!("{slots} features of up to {width} for minred, a file of them twice while written")
+        }
+        PolicyKind::Reservoir | PolicyKind::Fifo => "no features".into(),
+    };
+    BudgetLine { what: "policy", how, memory_bytes: bytes, disk_bytes: 2 * bytes }
 }
 
 fn bank(config: &Config, encoder: EncoderShape) -> BudgetLine {

@@ -116,9 +116,43 @@ pub struct SourceSettings {
     /// `directory`: between two scans where it is polled.
     #[serde(default = "default_poll_seconds")]
     pub poll_seconds: f64,
-    /// Bytes of undecoded frames that may wait; a full queue blocks the sender.
+    /// `directory`: what becomes of a file once its image is committed and written down.
+    #[serde(default)]
+    pub after: AfterKind,
+    /// `directory` with `after = "move"`: where it goes, on the same file system; `.done` within `path` where not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub done: Option<PathBuf>,
+    /// Bytes of undecoded frames that may wait.
     #[serde(default = "default_queue_bytes")]
     pub queue_bytes: usize,
+    /// What becomes of a frame when they do.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+/// What becomes of a file that was taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterKind {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// It is moved to another folder.
+    Move,
+    /// It is deleted.
+    Delete,
+}
+
+/// What becomes of a frame for which the queue of its source has no room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It waits, and its sender with it.
+    #[default]
+    Block,
+    /// It is refused with a hint when to send it again, and counted.
+    DropNewest,
 }
 
 /// Kinds of inlet.
@@ -245,11 +279,20 @@ pub struct ReplaySettings {
     pub durability: Durability,
     /// Most frames of one commit; also the number of spare slots.
     pub commit_frames: usize,
+    /// Frames whose bytes are remembered: one of them that comes again, through any source, is answered as a duplicate.
+    /// After a restart these are the stored ones.
+    pub duplicate_window: usize,
 }
 
 impl Default for ReplaySettings {
     fn default() -> Self {
-        Self { slots: 4096, policy: PolicyKind::Reservoir, durability: Durability::Sync, commit_frames: 64 }
+        Self {
+            slots: 4096,
+            policy: PolicyKind::Reservoir,
+            durability: Durability::Sync,
+            commit_frames: 64,
+            duplicate_window: 4096,
+        }
     }
 }
 
@@ -261,6 +304,8 @@ pub enum PolicyKind {
     Reservoir,
     /// The newest frames.
     Fifo,
+    /// The least redundant ones by their features (Purushwalkam et al. 2022, minimum redundancy).
+    MinRed,
 }
 
 /// When a frame is acknowledged.

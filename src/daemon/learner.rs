@@ -71,10 +71,11 @@ pub enum LearnerError {
 }
 
 impl LearnerError {
-    /// Whether a start anew may do without any change: memory of the device that ran out is free again then.
+    /// Whether a start anew may do without any change: memory of the device that ran out is free again then, and a device
+    /// whose driver refuses this process may take another one.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Learn(error) => error.is_out_of_memory(),
+            Self::Learn(error) => error.is_out_of_memory() || error.is_device_lost(),
             Self::Publish(_) | Self::Resume(_) => false,
         }
     }

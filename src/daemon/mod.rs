@@ -9,6 +9,7 @@
 
 pub mod answers;
 mod events;
+mod features;
 mod history;
 mod inlets;
 mod learner;

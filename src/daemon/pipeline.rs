@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::answers::DaemonState;
+use super::features::FeatureSupply;
 use super::learner::Command;
 use super::lockstep::{LockStep, Pending, is_full};
 use super::mailbox::Mailbox;
@@ -32,8 +33,9 @@ use crate::telemetry::{Metric, observe};
 /// How long the thread waits for a frame before it looks whether it shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Frames whose bytes are remembered, so that one sent again is answered and not taken twice.
-const DUPLICATE_WINDOW: usize = 4096;
+/// Stored images whose checksum is looked at after each group, and while nothing comes: a buffer of 4,096 is gone through
+/// in less than a minute of silence.
+const SCRUBBED_AT_ONCE: usize = 16;
 
 /// What ends the memory thread: the daemon can promise nothing any more.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,9 @@ pub struct Pipeline {
     pub recent: Recent,
     pub requests: Arc<Requests>,
     pub unwritten: Unwritten,
+    pub features: FeatureSupply,
+    /// Slot at which the background check goes on.
+    pub scrub: usize,
     /// Where steps are locked to the stream.
     pub lock: Option<Arc<LockStep>>,
 }
@@ -114,7 +119,10 @@ impl Pipeline {
             self.attend()?;
             match self.intake.next_batch(self.group.min(self.buffer.room()), PATIENCE) {
                 Next::Frames(frames) => self.take(frames)?,
-                Next::Idle => self.write_rest(),
+                Next::Idle => {
+                    self.write_rest();
+                    self.look_after_stored();
+                }
                 Next::End => {
                     self.write_rest();
                     return Ok(self.buffer.sync().map(|_| ())?);
@@ -174,8 +182,17 @@ impl Pipeline {
             taken.frame.settle(Verdict::Accepted { id: taken.id, task: Some(observation.task.0) });
         }
         self.write_rest();
+        self.look_after_stored();
         self.wait_for_training();
         Ok(())
+    }
+
+    /// A little work on what is stored: checksums, and features where the policy keeps some.
+    fn look_after_stored(&mut self) {
+        let (next, checked) = self.buffer.reader().scrub(self.scrub, SCRUBBED_AT_ONCE);
+        self.scrub = next;
+        self.shared.scrubbed(checked as u64);
+        self.features.renew(&mut self.buffer);
     }
 
     /// Where steps are locked to the stream, nothing is committed that a restart could not learn from again.
@@ -273,9 +290,12 @@ impl Pipeline {
     /// Holds probes out, offers the rest to the replay buffer.
     fn remember(&mut self, taken: &[Taken]) -> Result<Remembered, PipelineError> {
         let mut kept = self.hold_out(taken)?;
-        let mut for_training = Vec::with_capacity(taken.len());
-        for taken in taken.iter().filter(|taken| !kept.contains(&taken.id)).collect::<Vec<_>>() {
-            if let Decision::Stored { evicted, .. } = self.offer(&taken.record())? {
+        let offered: Vec<&Taken> = taken.iter().filter(|taken| !kept.contains(&taken.id)).collect();
+        let features = self.features_of(&offered);
+        let mut for_training = Vec::with_capacity(offered.len());
+        for (at, taken) in offered.into_iter().enumerate() {
+            let feature = features.get(at).map(Vec::as_slice);
+            if let Decision::Stored { evicted, .. } = self.offer(&taken.record(), feature)? {
                 kept.insert(taken.id);
                 // Labels live as long as their images.
                 evicted.into_iter().for_each(|gone| self.unwritten.forget(gone, &self.labels));
@@ -301,9 +321,18 @@ impl Pipeline {
         Ok(held)
     }
 
-    fn offer(&mut self, record: &Record<'_>) -> Result<Decision, ReplayError> {
+    /// In their order; empty where the policy wants none.
+    fn features_of(&mut self, offered: &[&Taken]) -> Vec<Vec<f32>> {
+        if offered.is_empty() || self.buffer.features().is_none() {
+            return Vec::new();
+        }
+        let pixels: Vec<&[u8]> = offered.iter().map(|taken| taken.pixels.as_slice()).collect();
+        self.features.of(&mut self.buffer, &pixels.concat())
+    }
+
+    fn offer(&mut self, record: &Record<'_>, feature: Option<&[f32]>) -> Result<Decision, ReplayError> {
         loop {
-            match self.insist(|buffer| buffer.offer(record)) {
+            match self.insist(|buffer| buffer.offer_with(record, feature)) {
                 // Writes that the disk refused count for the group, too.
                 Err(ReplayError::GroupFull { .. }) => drop(self.insist(ReplayBuffer::commit)?),
                 other => return other,
@@ -381,18 +410,20 @@ fn hash_of(bytes: &[u8]) -> [u8; 16] {
     hash
 }
 
-/// The bytes taken lately.
-#[derive(Debug, Default)]
+/// The bytes taken lately, so that a frame sent again is answered and not taken twice.
+#[derive(Debug)]
 pub struct Recent {
     ids: HashMap<[u8; 16], FrameId>,
     order: VecDeque<[u8; 16]>,
+    window: usize,
 }
 
 impl Recent {
-    /// From what is stored, in the order of the frames: a frame sent again after a restart is known.
-    pub fn of(mut stored: Vec<(FrameId, [u8; 16])>) -> Self {
+    /// From what is stored, in the order of the frames: a frame sent again after a restart is known. `window`: frames
+    /// remembered.
+    pub fn of(mut stored: Vec<(FrameId, [u8; 16])>, window: usize) -> Self {
         stored.sort_unstable_by_key(|(id, _)| *id);
-        let mut recent = Self::default();
+        let mut recent = Self { ids: HashMap::new(), order: VecDeque::new(), window };
         stored.into_iter().for_each(|(id, hash)| recent.insert(hash, id));
         recent
     }
@@ -405,7 +436,7 @@ impl Recent {
         if self.ids.insert(hash, id).is_none() {
             self.order.push_back(hash);
         }
-        if self.order.len() > DUPLICATE_WINDOW
+        if self.order.len() > self.window
             && let Some(oldest) = self.order.pop_front()
         {
             self.ids.remove(&oldest);
@@ -423,13 +454,16 @@ mod tests {
 
     #[test]
     fn recent_bytes_are_known_for_a_window_and_then_forgotten() {
-        let mut recent = Recent::of(vec![(FrameId(2), hash(2)), (FrameId(1), hash(1))]);
+        let mut recent = Recent::of(vec![(FrameId(2), hash(2)), (FrameId(1), hash(1))], 100);
         assert_eq!(recent.get(&hash(1)), Some(FrameId(1)));
-        for number in 3..=DUPLICATE_WINDOW + 1 {
+        for number in 3..=101 {
             recent.insert(hash(number), FrameId(number as u64));
         }
         assert_eq!(recent.get(&hash(1)), None, "the oldest makes room");
         assert_eq!(recent.get(&hash(2)), Some(FrameId(2)));
-        assert_eq!((recent.ids.len(), recent.order.len()), (DUPLICATE_WINDOW, DUPLICATE_WINDOW));
+        assert_eq!((recent.ids.len(), recent.order.len()), (100, 100));
+        let mut none = Recent::of(vec![], 0);
+        none.insert(hash(1), FrameId(1));
+        assert_eq!(none.get(&hash(1)), None, "a window of nothing remembers nothing");
     }
 }

@@ -14,6 +14,7 @@ use super::shared::Shared;
 use crate::encoder::{Backbone, Embedder, EncoderError, EncoderId, Preset, Weights};
 use crate::knn::{Bank, KnnError, NewRow};
 use crate::replay::{SlotMeta, StoreReader};
+use crate::segment::SegmentError;
 use crate::stream::FrameId;
 
 /// Images embedded at once: enough to fill the device, few enough to keep the activations small.
@@ -30,6 +31,8 @@ pub enum PublishError {
     Encoder(#[from] EncoderError),
     #[error("embedding the stored images: {0}")]
     Device(#[from] candle_core::Error),
+    #[error("features of stored images: {0}")]
+    Features(#[from] SegmentError),
     #[error("building the bank: {0}")]
     Bank(#[from] KnnError),
 }

@@ -81,6 +81,7 @@ impl Live {
         total(Metric::ReplayOffers, &[], buffer.seen);
         total(Metric::ReplayEvictions, &[], buffer.evicted);
         total(Metric::ReplayDamaged, &[], buffer.damaged);
+        total(Metric::ReplayScrubbed, &[], self.shared.scrubbed_total());
         if let Some(published) = self.shared.window.load().as_ref() {
             total(Metric::PublishVersions, &[], published.version);
             gauge(Metric::PublishTimestamp, &[], published.at.as_millisecond() as f64 / 1000.0);

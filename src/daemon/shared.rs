@@ -29,6 +29,7 @@ pub struct Shared {
     learning: Mutex<Learning>,
     images: Mutex<Rate>,
     images_total: AtomicU64,
+    scrubbed: AtomicU64,
     /// Milliseconds after `started` at which the learner was last seen at work.
     beat: AtomicU64,
 }
@@ -87,6 +88,7 @@ impl Shared {
             learning: Mutex::default(),
             images: Mutex::default(),
             images_total: AtomicU64::new(0),
+            scrubbed: AtomicU64::new(0),
             beat: AtomicU64::new(0),
         })
     }
@@ -118,6 +120,16 @@ impl Shared {
     pub fn images_seen(&self, count: u64) {
         self.images_total.fetch_add(count, Relaxed);
         self.images.lock().unwrap_or_else(PoisonError::into_inner).add(count);
+    }
+
+    /// Stored images were checked in the background.
+    pub fn scrubbed(&self, count: u64) {
+        self.scrubbed.fetch_add(count, Relaxed);
+    }
+
+    /// Stored images checked in the background since the start.
+    pub fn scrubbed_total(&self) -> u64 {
+        self.scrubbed.load(Relaxed)
     }
 
     /// Images taken in since the start.

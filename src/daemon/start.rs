@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::runtime::Handle;
 
 use super::answers::DeviceStatus;
+use super::features::FeatureSupply;
 use super::inlets::Inlets;
 use super::learner::{Clock, Command, Learner};
 use super::live::{Live, name_of};
@@ -212,7 +213,7 @@ impl Parts {
         };
         let mut known: Vec<_> = reader.metas().into_iter().map(|meta| (meta.id, meta.content_hash)).collect();
         known.extend(self.pending.iter().map(|frame| (frame.id, frame.hash)));
-        let recent = Recent::of(known);
+        let recent = Recent::of(known, self.config.replay.duplicate_window);
         mailbox.push_images(self.pending.into_iter().map(|frame| frame.pixels));
         let pipeline = Pipeline {
             intake,
@@ -232,6 +233,8 @@ impl Parts {
             recent,
             requests: self.requests,
             unwritten: Unwritten::default(),
+            features: FeatureSupply::new(Arc::clone(&self.shared.window), self.input.clone(), reader.clone()),
+            scrub: 0,
         };
         let learner = Learner {
             settings: self.config,

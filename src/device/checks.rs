@@ -3,7 +3,7 @@
 use candle_core::{Device, Result};
 use serde::Serialize;
 
-use super::kernels;
+use super::{cuda, kernels};
 
 /// One comparison: how far a fast computation is from its definition in f64.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,6 +49,14 @@ fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
 pub fn check_kernels(device: &Device, report: &mut dyn FnMut(Check)) -> Result<()> {
     if device.is_cpu() {
         kernels::checks::run(report);
+    }
+    if let Some(machine) = cuda::machine(device) {
+        let machine = machine?;
+        for check in cuda::checks(cuda::precision(machine.as_ref())) {
+            let error = check.run(machine.as_ref())?;
+            let case = "random shapes".to_owned();
+            report(Check { what: check.name, case, error, tolerance: check.tolerance });
+        }
     }
     Ok(())
 }

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
 pub use checks::{Check, check_kernels};
+pub use cuda::{Fault, fault};
 pub use host::{peak_resident_bytes, resident_bytes};
 
 /// Why a device cannot be used.
@@ -106,6 +107,18 @@ impl std::fmt::Display for DeviceInfo {
         }
         Ok(())
     }
+}
+
+/// Memory of an accelerator, as its driver counts it: all programs on it together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceMemory {
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+/// The memory of an accelerator now; `None` of the CPU, and where the driver does not tell.
+pub fn memory(device: &Device) -> Option<DeviceMemory> {
+    backends::memory(device)
 }
 
 /// What was found, and what was not and why.
@@ -211,6 +224,7 @@ mod tests {
         let chosen = choose(&settings(DeviceKind::Auto, 0)).unwrap();
         assert!(chosen.device.is_cpu());
         assert!(chosen.reason.contains("took the cpu") && chosen.reason.contains("cuda"), "{}", chosen.reason);
+        assert_eq!(memory(&chosen.device), None);
         let inventory = describe();
         assert_eq!(inventory.devices.len(), 1);
         assert_eq!(inventory.missing.len(), 2);

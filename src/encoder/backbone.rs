@@ -63,6 +63,9 @@ pub trait Backbone: Send {
         bail!("this device's network cannot freeze layers yet: set encoder.freeze = [], or train on the cpu")
     }
 
+    /// Gives back what is kept from one step to the next to save time. The next step makes it anew.
+    fn release(&mut self) {}
+
     /// An immutable copy for inference, batch norm with its running statistics.
     fn freeze(&self) -> Result<Arc<dyn Embedder>>;
 }

@@ -17,6 +17,7 @@
 mod architecture;
 mod backbone;
 mod cpu;
+mod cuda;
 mod error;
 mod exported;
 mod frozen;
@@ -33,6 +34,7 @@ use candle_core::{DType, Device};
 pub use architecture::{Block, blocks, initial_parameters, initial_statistics, parameter_layout, statistics_layout};
 pub use backbone::{Backbone, Embedder, Parameter};
 pub use cpu::CpuResNet18;
+pub use cuda::CudaResNet18;
 pub use error::EncoderError;
 pub use exported::Weights;
 pub use frozen::Frozen;
@@ -44,15 +46,21 @@ pub use resnet::PlainResNet18;
 pub use weights::{GivenWeights, to_safetensors};
 
 use crate::config::Seed;
+use crate::device::cuda as accelerator;
 
 /// The trainable network of a preset, freshly initialised: the one place that picks how it is computed. On the CPU by kernels
-/// of its own, elsewhere by plain tensors.
+/// of its own, on CUDA by cuDNN and kernels of its own, elsewhere by plain tensors.
 ///
 /// # Errors
 /// Where the device cannot hold the parameters.
 pub fn build(preset: &Preset, device: &Device, seed: Seed) -> Result<Box<dyn Backbone>, EncoderError> {
     if device.is_cpu() {
         return Ok(Box::new(CpuResNet18::new(preset, seed)?));
+    }
+    if let Some(machine) = accelerator::machine(device) {
+        let machine = machine?;
+        let precision = accelerator::precision(machine.as_ref());
+        return Ok(Box::new(CudaResNet18::new(preset, machine, precision, seed)?));
     }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }

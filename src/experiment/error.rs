@@ -32,6 +32,8 @@ pub enum ExperimentError {
         path.display()
     )]
     OtherRun { path: PathBuf, key: String, saved: String, wanted: String },
+    #[error("{} is being run by another process: wait for it, or give another --out", path.display())]
+    Busy { path: PathBuf },
     #[error("no result was found in {}: a run that has ended leaves a result.json there", path.display())]
     NoResult { path: PathBuf },
     #[error(transparent)]
@@ -63,6 +65,7 @@ impl ExperimentError {
             Self::Setting { .. } => "bad-setting",
             Self::File { .. } => "bad-experiment-file",
             Self::OtherRun { .. } => "other-run",
+            Self::Busy { .. } => "run-busy",
             Self::NoResult { .. } => "no-result",
             Self::Encoder(error) => error.code(),
             Self::Learn(error) => error.code(),

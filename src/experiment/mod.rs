@@ -7,7 +7,7 @@
 //! Left to others: drawing the network's gradient (learn), keeping images (replay), voting (knn), averages and pictures
 //! (evaluate), progress bars and verbs (cli).
 //!
-//! ```
+//! ```no_run
 //! use lumpd::experiment::{RunSettings, run};
 //! let folder = tempfile::tempdir().unwrap();
 //! let settings: RunSettings = toml::from_str(

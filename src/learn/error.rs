@@ -1,3 +1,4 @@
+use crate::device::{Fault, fault};
 use crate::encoder::EncoderError;
 
 /// Why the learner cannot go on.
@@ -46,7 +47,12 @@ impl LearnError {
             }
             _ => return false,
         };
-        ["out_of_memory", "out of memory", "alloc_failed"].iter().any(|sign| words.contains(sign))
+        ["out_of_memory", "out of memory", "alloc_failed", "allocation_failed"].iter().any(|sign| words.contains(sign))
+    }
+
+    /// Whether the device itself has failed, so that only another process can use it again.
+    pub fn is_device_lost(&self) -> bool {
+        matches!(fault(self), Some(Fault::Lost { .. }))
     }
 
     /// Whether a checkpoint's files are damaged, so that an earlier one may do; not where it was made with other settings.
@@ -58,6 +64,7 @@ impl LearnError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Encoder(error) => error.code(),
+            _ if self.is_device_lost() => "device-lost",
             Self::Tensor(_) => "training-failed",
             Self::BatchBytes { .. } => "bad-batch-bytes",
             Self::Diverged { .. } => "training-diverged",

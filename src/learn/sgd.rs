@@ -1,10 +1,13 @@
 //! Stochastic gradient descent with momentum and weight decay, in place.
 //!
 //! As `torch.optim.SGD` without dampening: g += decay * p; buffer = momentum * buffer + g; p -= rate * buffer. On the CPU it is
-//! two passes over memory without a temporary; elsewhere plain tensor operations.
+//! two passes over memory without a temporary, on CUDA one kernel; elsewhere plain tensor operations.
 
 use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Storage, Tensor, WithDType};
 use rayon::prelude::*;
+
+use crate::device::cuda::optimiser::SgdFactors;
+use crate::device::cuda::tensors;
 
 /// Values that one thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -27,12 +30,21 @@ impl Sgd {
         if parameter.dims() != gradient.dims() || parameter.dims() != buffer.dims() {
             candle_core::bail!("a gradient of {:?} cannot move {:?}", gradient.dims(), parameter.dims());
         }
+        let gradient = gradient.contiguous()?;
+        if let Some(outcome) = tensors::sgd(parameter, buffer, &gradient, self.factors()) {
+            return outcome;
+        }
         let fused = parameter.device().is_cpu() && parameter.is_contiguous() && buffer.is_contiguous();
         if fused && matches!(parameter.dtype(), DType::F32 | DType::F64) {
-            buffer.inplace_op3(parameter, &gradient.contiguous()?, self)?;
+            buffer.inplace_op3(parameter, &gradient, self)?;
             return parameter.inplace_op2(buffer, self);
         }
         self.step_plain(parameter, buffer, &gradient)
+    }
+
+    fn factors(&self) -> SgdFactors {
+        let [rate, momentum, decay] = [self.learning_rate, self.momentum, self.weight_decay].map(|value| value as f32);
+        SgdFactors { rate, momentum, decay }
     }
 
     /// The definition of the step, on any device.
@@ -65,6 +77,9 @@ pub fn is_finite(tensor: &Tensor) -> Result<bool> {
                 .par_chunks(CHUNK)
                 .all(|chunk| chunk.iter().all(|v| v.is_finite())));
         }
+    }
+    if let Some(outcome) = tensors::is_finite(&tensor) {
+        return outcome;
     }
     // A sum that overflows counts as not finite: such a gradient is no use either.
     Ok(tensor.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite())

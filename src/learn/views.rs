@@ -14,6 +14,8 @@ use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::config::Random;
+use crate::device::cuda::tensors;
+use crate::device::cuda::views::{Adjustments, ViewChoices, ViewShape};
 use crate::encoder::Preset;
 use colour::Jitter;
 use geometry::Crop;
@@ -69,6 +71,21 @@ impl Draw {
     }
 }
 
+impl Draw {
+    /// The same for a device that makes views itself.
+    fn choices(&self) -> ViewChoices {
+        let Crop { top, left, height, width } = self.crop;
+        let adjustments = self.jitter.as_ref().map(|jitter| Adjustments {
+            brightness: jitter.brightness,
+            contrast: jitter.contrast,
+            saturation: jitter.saturation,
+            hue: jitter.hue,
+            order: jitter.order.map(|adjustment| adjustment as u8),
+        });
+        ViewChoices { crop: [top, left, height, width], flip: self.flip, adjustments, grey: self.grey, blur: self.blur }
+    }
+}
+
 /// Makes views of images of one size.
 #[derive(Debug, Clone)]
 pub struct ViewMaker {
@@ -97,6 +114,11 @@ impl ViewMaker {
         }
         let count = images.len() / size;
         let draws: Vec<Draw> = (0..2 * count).map(|_| Draw::new(random, self.side)).collect();
+        let choices: Vec<ViewChoices> = draws.iter().map(Draw::choices).collect();
+        if let Some(views) = tensors::make_views(device, self.shape(), images, &choices) {
+            let views = views?;
+            return Ok(Views { first: views.narrow(0, 0, count)?, second: views.narrow(0, count, count)? });
+        }
         let (first, second): (Vec<Draw>, Vec<Draw>) = {
             let mut halves = draws.into_iter();
             let first = halves.by_ref().take(count).collect();
@@ -113,6 +135,10 @@ impl ViewMaker {
             Tensor::from_vec(pixels, (count, self.side, self.side, 3), device)
         };
         Ok(Views { first: make(&first)?, second: make(&second)? })
+    }
+
+    fn shape(&self) -> ViewShape {
+        ViewShape { side: self.side, scale: self.scale, shift: self.shift }
     }
 
     fn apply(&self, image: &[u8], draw: &Draw, scratch: &mut Scratch, out: &mut [f32]) {
@@ -161,6 +187,7 @@ impl Scratch {
 mod tests {
     use super::*;
     use crate::config::Seed;
+    use crate::device::cuda::twins;
 
     fn preset(side: usize) -> Preset {
         Preset { side, ..Preset::load("resnet18-w16").unwrap() }
@@ -207,6 +234,23 @@ mod tests {
         assert!(first.iter().chain(&second).all(|value| value.is_finite()));
         let lone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(lone.install(|| make(0)), (first, second));
+    }
+
+    /// The definition that the device's kernel is held against, on draws of every kind.
+    #[test]
+    fn a_device_that_makes_views_itself_means_the_same() {
+        for side in [32, 41] {
+            let (maker, images) = (ViewMaker::new(&preset(side)), images(1, side));
+            let mut random = Seed(3).random("draws", 0);
+            for _ in 0..40 {
+                let draw = Draw::new(&mut random, side);
+                let mut view = vec![0.0; images.len()];
+                maker.apply(&images, &draw, &mut Scratch::new(side), &mut view);
+                let twin = twins::view(maker.shape(), &images, &draw.choices());
+                let error = view.iter().zip(&twin).fold(0f64, |most, (a, b)| most.max((f64::from(*a) - b).abs()));
+                assert!(error < 1e-4, "{draw:?}: {error}");
+            }
+        }
     }
 
     #[test]

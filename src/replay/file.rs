@@ -86,26 +86,22 @@ fn create(path: &Path, wanted: &Wanted, lock: LockFile) -> Result<(FrameStore<Fi
     made
 }
 
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-fn temporary_path(path: &Path) -> PathBuf {
+pub(super) fn temporary_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()
 }
 
-/// Bytes that an ordinary user can still write at `path`; None where the file system does not say.
-pub(super) fn free_bytes(path: &Path) -> Option<u64> {
-    let numbers = rustix::fs::statvfs(folder(path)).ok()?;
-    numbers.f_bavail.checked_mul(numbers.f_frsize)
-}
+pub(super) use crate::config::durable::free_bytes;
 
-fn require_room(path: &Path, needed: u64) -> Result<(), ReplayError> {
+pub(super) fn require_room(path: &Path, needed: u64) -> Result<(), ReplayError> {
     match free_bytes(path) {
         Some(free) if free < needed => Err(ReplayError::NoSpace { path: path.into(), needed, free }),
         _ => Ok(()),
@@ -114,7 +110,7 @@ fn require_room(path: &Path, needed: u64) -> Result<(), ReplayError> {
 
 /// Not a secret: it only has to differ from file to file. Independent of the configured seed, which two files may
 /// share.
-fn new_identity(path: &Path) -> Identity {
+pub(super) fn new_identity(path: &Path) -> Identity {
     let entropy = std::hash::RandomState::new().build_hasher().finish();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
     let mut hash = blake3::Hasher::new();

@@ -40,11 +40,16 @@ mod file;
 mod index;
 mod layout;
 mod lock;
+mod offline;
 pub mod policies;
 mod reader;
 mod recover;
+mod resize;
 mod shared;
 mod store;
+
+#[doc = include_str!("FORMAT.md")]
+pub mod format {}
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +59,8 @@ pub use buffer::{Decision, Record, ReplayBuffer};
 pub use error::ReplayError;
 pub use file::Wanted;
 pub use layout::{Counters, Geometry, Purpose, Shape, SlotMeta};
+pub use offline::{BadSlot, Offline};
 pub use reader::{Batch, BufferStatistics, Snapshot, StoreReader, Stored};
+pub use resize::{Resized, resize};
 pub use shared::{Committed, Recovery};
 pub use store::FrameStore;

@@ -165,6 +165,27 @@ impl<B: Backing> StoreReader<B> {
         })
     }
 
+    /// Checks the pixels of up to `count` images, from slot `from` on; damaged ones are dropped, as a read would. Returns
+    /// where to go on, 0 after the last slot, and how many were checked. Holds the index a single read at a time.
+    pub fn scrub(&self, from: usize, count: usize) -> (usize, usize) {
+        let (mut slot, mut checked) = (from, 0);
+        let mut pixels = vec![0; self.geometry().shape.bytes()];
+        while checked < count {
+            let index = self.shared.index();
+            let at = index.live().partition_point(|&live| (live as usize) < slot);
+            let Some((logical, &entry)) = index.live().get(at).and_then(|&logical| index.at(logical)) else {
+                return (0, checked);
+            };
+            let whole = self.read(&entry, &mut pixels);
+            drop(index);
+            if !whole {
+                self.drop_damaged(&[(logical, entry)]);
+            }
+            (slot, checked) = (logical as usize + 1, checked + 1);
+        }
+        (slot, checked)
+    }
+
     /// Numbers of the stored frames, ascending.
     pub fn ids(&self) -> Vec<FrameId> {
         let mut ids: Vec<FrameId> = self.shared.index().live_entries().map(|(_, entry)| entry.meta.id).collect();

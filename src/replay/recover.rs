@@ -46,6 +46,20 @@ impl Found {
 
 /// Reads the geometry from either copy and holds it against what is wanted.
 pub(super) fn geometry<B: Backing>(backing: &B, wanted: &Wanted) -> Result<Geometry, ReplayError> {
+    let geometry = made_geometry(backing)?;
+    require_wanted(backing, &geometry, wanted)?;
+    require_length(backing, &geometry)?;
+    Ok(geometry)
+}
+
+/// The geometry of the file, whatever it was made for.
+pub(super) fn any_geometry<B: Backing>(backing: &B) -> Result<Geometry, ReplayError> {
+    let geometry = made_geometry(backing)?;
+    require_length(backing, &geometry)?;
+    Ok(geometry)
+}
+
+fn made_geometry<B: Backing>(backing: &B) -> Result<Geometry, ReplayError> {
     let path = backing.path();
     let copies = GEOMETRY_OFFSETS.map(|offset| {
         let mut bytes = [0; BLOCK];
@@ -53,25 +67,26 @@ pub(super) fn geometry<B: Backing>(backing: &B, wanted: &Wanted) -> Result<Geome
         backing.read_at(offset, &mut bytes).map_err(|_| GeometryError::Foreign)?;
         Geometry::decode(&bytes)
     });
-    let geometry = match copies {
-        [Ok(geometry), _] | [_, Ok(geometry)] => geometry,
+    match copies {
+        [Ok(geometry), _] | [_, Ok(geometry)] => Ok(geometry),
         // Said of either copy that can be read.
         [Err(GeometryError::Newer { major, features }), _] | [_, Err(GeometryError::Newer { major, features })] => {
-            return Err(ReplayError::NewerFormat { path: path.into(), major, features });
+            Err(ReplayError::NewerFormat { path: path.into(), major, features })
         }
-        [Err(GeometryError::Foreign), Err(GeometryError::Foreign)] => {
-            return Err(ReplayError::NotAStore { path: path.into() });
-        }
-        _ => return Err(ReplayError::DamagedGeometry { path: path.into() }),
-    };
-    require_wanted(backing, &geometry, wanted)?;
+        [Err(GeometryError::Foreign), Err(GeometryError::Foreign)] => Err(ReplayError::NotAStore { path: path.into() }),
+        _ => Err(ReplayError::DamagedGeometry { path: path.into() }),
+    }
+}
+
+fn require_length<B: Backing>(backing: &B, geometry: &Geometry) -> Result<(), ReplayError> {
+    let path = backing.path();
     let found =
         backing.length().map_err(|source| ReplayError::Io { operation: "measure", path: path.into(), source })?;
     let expected = geometry.file_length();
     if found != expected {
         return Err(ReplayError::Length { path: path.into(), expected, found });
     }
-    Ok(geometry)
+    Ok(())
 }
 
 /// Spares may differ: they only bound a commit.
@@ -155,7 +170,7 @@ fn newest_superblock<B: Backing>(shared: &Shared<B>) -> Option<Superblock> {
 }
 
 /// A slot that cannot be read, or whose header does not fit the geometry, is damaged: one bad sector costs one image.
-fn read_header<B: Backing>(shared: &Shared<B>, physical: u32) -> HeaderState {
+pub(super) fn read_header<B: Backing>(shared: &Shared<B>, physical: u32) -> HeaderState {
     let geometry = &shared.geometry;
     let mut bytes = [0; HEADER];
     if shared.backing.read_at(geometry.slot_offset(physical), &mut bytes).is_err() {
@@ -169,7 +184,7 @@ fn read_header<B: Backing>(shared: &Shared<B>, physical: u32) -> HeaderState {
     }
 }
 
-fn pixels_are_whole<B: Backing>(shared: &Shared<B>, physical: u32, header: &SlotHeader) -> bool {
+pub(super) fn pixels_are_whole<B: Backing>(shared: &Shared<B>, physical: u32, header: &SlotHeader) -> bool {
     #[cfg(test)]
     if shared.planted == Some(super::shared::PlantedBug::NoPayloadCrc) {
         return true;

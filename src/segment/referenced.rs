@@ -284,7 +284,9 @@ mod tests {
     fn goes_on_bit_for_bit<T: Test>() {
         for stop in [0, 100, 256, 700] {
             let mut whole = Referenced::<T>::new(1e9, 1e8);
-            (0..stop).for_each(|n| drop(whole.update(&frame(n, 0.0))));
+            for n in 0..stop {
+                whole.update(&frame(n, 0.0));
+            }
             let state = whole.state();
             let mut restored = Referenced::<T>::new(1e9, 1e8);
             restored.restore(&state).unwrap();

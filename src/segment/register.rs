@@ -399,7 +399,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let database = database(dir.path());
         drop(TaskRegister::open(database.clone(), 8).unwrap());
-        database.write(|write| Ok(drop(write.open_table(TASKS)?.insert(3, b"{".as_slice())?))).unwrap();
+        let damage = database.write(|write| {
+            write.open_table(TASKS)?.insert(3, b"{".as_slice())?;
+            Ok(())
+        });
+        damage.unwrap();
         let Err(error) = TaskRegister::open(database, 8) else { panic!("a damaged task was read") };
         assert_eq!(error.code(), "damaged-task");
         assert!(error.to_string().contains("task 3"), "{error}");

@@ -11,7 +11,8 @@ use crate::config::DetectorKind;
 const DYADIC_T2: [(f64, f64); 7] =
     [(1e3, 3.42), (2e3, 3.661), (5e3, 3.962), (1e4, 4.189), (2e4, 4.526), (5e4, 4.86), (1e5, 5.105)];
 
-/// The same for the simpler detectors.
+/// The simpler detectors have not been calibrated: these are the dyadic T2's, and no promise is kept with them until
+/// `--calibrate --detector NAME` has given their own.
 const MMD: [(f64, f64); 7] = DYADIC_T2;
 const NEWMA: [(f64, f64); 7] = DYADIC_T2;
 const ADWIN: [(f64, f64); 7] = DYADIC_T2;

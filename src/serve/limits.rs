@@ -23,6 +23,8 @@ pub struct Limits {
     pub write_stall_time: Duration,
     /// Connections served at once, on each of the two listeners.
     pub connections: usize,
+    /// Of these, connections of one peer: a process (unix) or an address (TCP).
+    pub connections_per_peer: usize,
     /// For requests under way to be answered after the stop.
     pub drain_time: Duration,
     /// Questions that are worked on at once.
@@ -45,6 +47,7 @@ impl Limits {
             request_time,
             write_stall_time: Duration::from_secs(30),
             connections: serve.max_connections,
+            connections_per_peer: (serve.max_connections - serve.max_connections / 4).max(1),
             drain_time: Duration::from_secs(5),
             compute_running: available_parallelism().map_or(1, usize::from),
             compute_waiting: 64,

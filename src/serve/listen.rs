@@ -19,6 +19,7 @@ use super::guard::{Door, OwnNames};
 use super::unix::{Socket, SocketFile};
 use super::{Limits, ServeError};
 use crate::config::ServeSettings;
+use crate::stream::{Peer, Peers};
 
 /// Pause after a failure to accept that will not pass by trying again at once, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -96,38 +97,41 @@ impl Server {
 trait Inlet {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
 impl Inlet for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = TcpListener::accept(self).await?;
+    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
         // Answers are small and written whole: waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
-        Ok(stream)
+        Ok((stream, Peer::Address(peer.ip())))
     }
 }
 
 impl Inlet for UnixListener {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = UnixListener::accept(self).await?;
+        let peer = Peer::of_unix(&stream);
+        Ok((stream, peer))
     }
 }
 
 async fn accept<I: Inlet>(inlet: I, door: Door, terms: &Arc<Terms>, connections: &TaskTracker) {
     let places = Arc::new(Semaphore::new(terms.limits.connections));
+    let peers = Peers::new(terms.limits.connections_per_peer);
     let farewells = Arc::new(Semaphore::new(TURNED_AWAY_AT_ONCE));
     loop {
         let accepted = tokio::select! {
             () = terms.stop.cancelled() => return,
             accepted = inlet.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok(stream) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted; trying again");
@@ -135,7 +139,7 @@ async fn accept<I: Inlet>(inlet: I, door: Door, terms: &Arc<Terms>, connections:
                 continue;
             }
         };
-        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+        if let Some(place) = peers.admit(peer).zip(Arc::clone(&places).try_acquire_owned().ok()) {
             let (terms, door) = (Arc::clone(terms), door.clone());
             connections.spawn(async move {
                 serve_connection(stream, door, &terms).await;
@@ -175,7 +179,7 @@ mod tests {
     impl Inlet for Failing {
         type Stream = DuplexStream;
 
-        async fn accept(&self) -> io::Result<DuplexStream> {
+        async fn accept(&self) -> io::Result<(DuplexStream, Peer)> {
             self.1.fetch_add(1, Ordering::Relaxed);
             // A socket's accept gives way to other tasks; so must this one.
             tokio::task::yield_now().await;

@@ -20,6 +20,8 @@ pub enum StreamError {
     WatchLimit { path: PathBuf, reason: String, sysctl: &'static str },
     #[error("folder {path} cannot be watched: {reason}; set watch = \"poll\"")]
     Watch { path: PathBuf, reason: String },
+    #[error("files cannot be moved to {path}: {reason}; set `done` to another folder")]
+    Done { path: PathBuf, reason: String },
     #[error("{address} is not a loopback address; frames carry no credentials, so listen on 127.0.0.1 or [::1] only")]
     NotLoopback { address: SocketAddr },
     #[error("{address} cannot be listened on: {error}; stop what uses it, or take another port")]
@@ -51,6 +53,7 @@ impl StreamError {
             Self::NotAFolder { .. } => "not-a-folder",
             Self::WatchLimit { .. } => "watch-limit",
             Self::Watch { .. } => "watch-failed",
+            Self::Done { .. } => "done-folder",
             Self::NotLoopback { .. } => "not-loopback",
             Self::Bind { .. } => "address-in-use",
             Self::BindUnix { .. } => "socket-bind",

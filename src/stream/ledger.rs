@@ -15,7 +15,7 @@
 //!
 //! The order of a frame's life is: [`Ledger::mark`] before it is offered, commit of its image, [`Ledger::record`]. A crash in
 //! between leaves the mark. A file found marked after a restart is suspect and is worked on alone; the third start that finds
-//! it undecided refuses it as "crashed-twice": the process died twice with this file alone in its hands.
+//! it undecided refuses it as "crashed-twice", without opening it: the process died twice with this file alone in its hands.
 //!
 //! Growth: about 80 bytes and the path for each file in the folder. [`Ledger::prune`] forgets files that are gone.
 

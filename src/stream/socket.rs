@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use super::frame::{Draft, MAX_LABEL_BYTES, Origin, Receipt, Verdict};
 use super::source::{RunFuture, Source};
 use super::unix::{UnixSocketFile, bind_unix};
-use super::wire::{self, ClientFrame, FRAME_HEAD_BYTES, Header, Kind, Message, Notice, WireError};
-use super::{Inlet, StreamError};
+use super::wire::{self, ClientFrame, FRAME_HEAD_BYTES, Header, Kind, Message, Notice, Reply, WireError};
+use super::{Inlet, Peer, Peers, Rejected, StreamError};
+use crate::config::WhenFull;
 
 /// How long and how much a client may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct SocketLimits {
     pub drain: Duration,
     /// Connections of one socket.
     pub connections: usize,
+    /// Of these, connections of one peer: a process (unix) or an address (TCP).
+    pub connections_per_peer: usize,
     /// Frames of one connection in flight.
     pub window: u32,
 }
@@ -51,6 +54,7 @@ impl Default for SocketLimits {
             reply: Duration::from_secs(10),
             drain: Duration::from_secs(10),
             connections: 64,
+            connections_per_peer: 48,
             window: 256,
         }
     }
@@ -59,12 +63,16 @@ impl Default for SocketLimits {
 /// After an error of `accept` (out of file descriptors, say): wait, not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// What a sender is told to wait where its frame found the queue full.
+const RETRY_AFTER_FULL: Duration = Duration::from_secs(1);
+
 /// A bound socket, ready to run.
 #[derive(Debug)]
 pub struct Socket {
     listener: Bound,
     max_bytes: usize,
     limits: SocketLimits,
+    when_full: WhenFull,
 }
 
 #[derive(Debug)]
@@ -80,7 +88,7 @@ impl Socket {
     /// A path that is in use, is no socket, or cannot be made.
     pub fn unix(path: &Path, max_bytes: usize) -> Result<Self, StreamError> {
         let (listener, file) = bind_unix(path)?;
-        Ok(Self { listener: Bound::Unix(listener, file), max_bytes, limits: SocketLimits::default() })
+        Ok(Self::bound(Bound::Unix(listener, file), max_bytes))
     }
 
     /// Binds a TCP socket on a loopback address; port 0 takes a free one.
@@ -98,7 +106,16 @@ impl Socket {
             Ok((listener, bound))
         };
         let (listener, bound) = bind().map_err(|error: io::Error| StreamError::Bind { address, error })?;
-        Ok(Self { listener: Bound::Tcp(listener, bound), max_bytes, limits: SocketLimits::default() })
+        Ok(Self::bound(Bound::Tcp(listener, bound), max_bytes))
+    }
+
+    fn bound(listener: Bound, max_bytes: usize) -> Self {
+        Self { listener, max_bytes, limits: SocketLimits::default(), when_full: WhenFull::Block }
+    }
+
+    /// What becomes of a frame for which the queue has no room.
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        Self { when_full, ..self }
     }
 
     /// Other limits than the default ones.
@@ -143,21 +160,25 @@ enum Listener {
 
 impl Listener {
     /// The next connection and a name for its peer.
-    async fn accept(&self, number: u64) -> io::Result<(AnyStream, String)> {
+    async fn accept(&self, number: u64) -> io::Result<(AnyStream, String, Peer)> {
         match self {
-            Self::Unix(listener) => Ok((Box::pin(listener.accept().await?.0), format!("connection {number}"))),
+            Self::Unix(listener) => {
+                let stream = listener.accept().await?.0;
+                let peer = Peer::of_unix(&stream);
+                Ok((Box::pin(stream), format!("connection {number}"), peer))
+            }
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Acks are small and waited for.
                 stream.set_nodelay(true)?;
-                Ok((Box::pin(stream), peer.to_string()))
+                Ok((Box::pin(stream), peer.to_string(), Peer::Address(peer.ip())))
             }
         }
     }
 }
 
 async fn accept_loop(socket: Socket, inlet: Inlet, stop: CancellationToken) -> Result<(), StreamError> {
-    let Socket { listener, max_bytes, limits } = socket;
+    let Socket { listener, max_bytes, limits, when_full } = socket;
     // The file of a unix socket lives as long as this future: dropping it removes the file.
     let (listener, _file) = match listener {
         Bound::Unix(listener, file) => (tokio::net::UnixListener::from_std(listener).map(Listener::Unix), Some(file)),
@@ -165,6 +186,7 @@ async fn accept_loop(socket: Socket, inlet: Inlet, stop: CancellationToken) -> R
     };
     let listener = listener.map_err(|error| StreamError::Listener { error })?;
     let places = Arc::new(Semaphore::new(limits.connections));
+    let peers = Peers::new(limits.connections_per_peer);
     let mut connections = JoinSet::new();
     let mut number = 0;
     loop {
@@ -174,10 +196,10 @@ async fn accept_loop(socket: Socket, inlet: Inlet, stop: CancellationToken) -> R
             accepted = listener.accept(number + 1) => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, name, peer)) => {
                 number += 1;
-                let place = Arc::clone(&places).try_acquire_owned().ok();
-                let connection = Connection::new(stream, peer, inlet.clone(), max_bytes, limits);
+                let place = peers.admit(peer).zip(Arc::clone(&places).try_acquire_owned().ok());
+                let connection = Connection::new(stream, name, inlet.clone(), max_bytes, limits, when_full);
                 let stop = stop.clone();
                 connections.spawn(async move {
                     match place {
@@ -204,6 +226,7 @@ struct Connection {
     inlet: Inlet,
     max_bytes: usize,
     limits: SocketLimits,
+    when_full: WhenFull,
 }
 
 /// What ends a connection other than the client's own end.
@@ -221,16 +244,26 @@ impl From<WireError> for Trouble {
 }
 
 impl Connection {
-    fn new(stream: AnyStream, peer: String, inlet: Inlet, max_bytes: usize, limits: SocketLimits) -> Self {
+    fn new(
+        stream: AnyStream,
+        peer: String,
+        inlet: Inlet,
+        max_bytes: usize,
+        limits: SocketLimits,
+        when_full: WhenFull,
+    ) -> Self {
         let (reader, writer) = tokio::io::split(stream);
-        Self { reader: BufReader::new(reader), writer, peer, inlet, max_bytes, limits }
+        Self { reader: BufReader::new(reader), writer, peer, inlet, max_bytes, limits, when_full }
     }
 
     async fn turn_away(mut self) {
         self.inlet.count_refusal("too-many-connections");
         let notice = Notice {
             code: "too-many-connections".into(),
-            detail: format!("{} connections are open; close one, or send over an open one", self.limits.connections),
+            detail: format!(
+                "{} connections are open, or {} of this peer; close one, or send over an open one",
+                self.limits.connections, self.limits.connections_per_peer
+            ),
             retry_after: Some(Duration::from_secs(1)),
         };
         // The client has either read it by the end of the limit or never will.
@@ -239,12 +272,12 @@ impl Connection {
     }
 
     async fn serve(self, stop: CancellationToken) {
-        let Self { reader, writer, peer, inlet, max_bytes, limits } = self;
+        let Self { reader, writer, peer, inlet, max_bytes, limits, when_full } = self;
         let gone = CancellationToken::new();
         let (replies, queue) = mpsc::channel(limits.window as usize);
         let writing = tokio::spawn(write_replies(writer, queue, limits.reply, gone.clone()));
         let window = Arc::new(Semaphore::new(limits.window as usize));
-        let mut receiver = Receiver { reader, peer, inlet, max_bytes, limits, window, replies };
+        let mut receiver = Receiver { reader, peer, inlet, max_bytes, limits, when_full, window, replies };
         let trouble = tokio::select! {
             () = stop.cancelled() => Err(Trouble::Stopping),
             () = gone.cancelled() => Err(Trouble::Gone),
@@ -263,6 +296,7 @@ struct Receiver {
     inlet: Inlet,
     max_bytes: usize,
     limits: SocketLimits,
+    when_full: WhenFull,
     window: Arc<Semaphore>,
     replies: mpsc::Sender<Message>,
 }
@@ -317,7 +351,15 @@ impl Receiver {
 
     async fn take_frame(&mut self, header: Header) -> Result<(), Trouble> {
         let place = Arc::clone(&self.window).acquire_owned().await.map_err(|_| Trouble::Stopping)?;
-        let room = self.inlet.reserve(header.length).await.map_err(|_| Trouble::Stopping)?;
+        let room = match self.when_full {
+            WhenFull::Block => self.inlet.reserve(header.length).await,
+            WhenFull::DropNewest => self.inlet.try_reserve(header.length),
+        };
+        let room = match room {
+            Ok(room) => room,
+            Err(Rejected::Full) => return self.drop_frame(header).await,
+            Err(Rejected::Closed) => return Err(Trouble::Stopping),
+        };
         let Message::Frame(frame) = self.read_payload(header).await? else {
             return Err(WireError::BadType(header.kind as u8).into());
         };
@@ -331,6 +373,21 @@ impl Receiver {
             drop(place);
         });
         Ok(())
+    }
+
+    /// Reads a frame past the full queue, keeping nothing of it, and says when to send it again.
+    async fn drop_frame(&mut self, header: Header) -> Result<(), Trouble> {
+        let limit = self.limits.message;
+        let sequence = timeout(limit, wire::skip_frame(&mut self.reader, header))
+            .await
+            .unwrap_or(Err(WireError::Slow { what: "no whole payload", limit }))?;
+        let notice = Notice {
+            code: Rejected::Full.code().into(),
+            detail: Rejected::Full.to_string(),
+            retry_after: Some(RETRY_AFTER_FULL),
+        };
+        let message = Message::Ack { sequence, reply: Reply::Refused(notice) };
+        self.replies.send(message).await.map_err(|_| Trouble::Gone)
     }
 
     /// Waits for the frames in flight, then says why the connection ends.

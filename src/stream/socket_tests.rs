@@ -186,6 +186,95 @@ async fn a_connection_too_many_is_turned_away_and_a_stop_is_said() {
     assert_eq!(notice.code, crate::stream::codes::SHUTTING_DOWN);
 }
 
+#[tokio::test]
+async fn one_peer_may_not_take_every_connection() {
+    let rig = Rig::start(SocketLimits { connections: 8, connections_per_peer: 2, ..SocketLimits::default() });
+    let open = |mut stream: UnixStream| async move {
+        stream.write_all(&wire::encode(&Message::Ping).unwrap()).await.unwrap();
+        (wire::read(&mut stream, MAX_BYTES).await.unwrap(), stream)
+    };
+    // This process is one peer.
+    let (first, _held) = open(rig.raw().await).await;
+    let (second, given_up) = open(rig.raw().await).await;
+    assert_eq!((first, second), (Some(Message::Pong), Some(Message::Pong)));
+    let mut third = rig.raw().await;
+    let Some(Message::Error(notice)) = wire::read(&mut third, MAX_BYTES).await.unwrap() else { panic!("turned away") };
+    assert!(notice.code == "too-many-connections" && notice.detail.contains("2 of this peer"), "{notice:?}");
+    drop(given_up);
+    let again = async {
+        loop {
+            let mut stream = rig.raw().await;
+            // May be turned away, and closed, before it has written.
+            let _ = stream.write_all(&wire::encode(&Message::Ping).unwrap()).await;
+            if wire::read(&mut stream, MAX_BYTES).await.is_ok_and(|message| message == Some(Message::Pong)) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), again).await.expect("its place comes back");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn with_drop_newest_a_full_queue_answers_at_once_with_a_hint_and_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in.sock");
+    let (mut intake, handle) = Intake::new();
+    let inlet = handle.register(SourceId(1), "socket", QueueLimits { bytes: 20 << 10 });
+    let socket = Socket::unix(&path, MAX_BYTES).unwrap().when_full(WhenFull::DropNewest);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Box::new(socket).run(inlet, stop.clone()));
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    // Each takes a little more than 9 KiB with its overhead: two fit.
+    let send = |sequence: u64| {
+        let frame = ClientFrame { sequence, captured_at_ns: None, label: None, image: vec![1; 8 << 10].into() };
+        wire::encode(&Message::Frame(frame)).unwrap()
+    };
+    for sequence in 1..=5 {
+        stream.write_all(&send(sequence)).await.unwrap();
+    }
+    for expected in 3..=5 {
+        let answer = wire::read(&mut stream, MAX_BYTES).await.unwrap();
+        let Some(Message::Ack { sequence, reply: Reply::Refused(notice) }) = answer else {
+            panic!("a refusal of {expected}, not {answer:?}")
+        };
+        assert_eq!((sequence, notice.code.as_str()), (expected, "queue-full"));
+        assert_eq!(notice.retry_after, Some(Duration::from_secs(1)));
+    }
+    let Next::Frames(frames) = intake.next_batch(16, Duration::from_secs(20)) else { panic!("two frames") };
+    assert_eq!(frames.len(), 2);
+    frames.into_iter().for_each(|frame| frame.settle(Verdict::Accepted { id: FrameId(1), task: None }));
+    for _ in 1..=2 {
+        let answer = wire::read(&mut stream, MAX_BYTES).await.unwrap();
+        assert!(matches!(answer, Some(Message::Ack { reply: Reply::Accepted { .. }, .. })), "{answer:?}");
+    }
+    let report = handle.reports().remove(0);
+    assert_eq!((report.dropped_frames, report.accepted_frames, report.received_frames), (3, 2, 2));
+    // Room has come back, and what was dropped is taken when it comes again.
+    stream.write_all(&send(3)).await.unwrap();
+    let again = tokio::task::spawn_blocking(move || (intake.next_batch(16, Duration::from_secs(20)), intake));
+    let (next, intake) = again.await.unwrap();
+    assert!(matches!(&next, Next::Frames(frames) if frames.len() == 1), "{next:?}");
+    stop.cancel();
+    drop((next, intake));
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_frame_that_is_skipped_is_checked_all_the_same() {
+    async fn skip(bytes: Vec<u8>) -> Result<u64, WireError> {
+        let mut reader = &bytes[1..];
+        let header = wire::read_header(&mut reader, bytes[0], MAX_BYTES).await?;
+        wire::skip_frame(&mut reader, header).await
+    }
+    let whole = frame(&[3; 10_000]);
+    skip(whole.clone()).await.unwrap();
+    let mut bad = whole.clone();
+    bad[5_000] ^= 1;
+    assert_eq!(skip(bad).await.unwrap_err().code(), "wire-payload-checksum");
+    assert_eq!(skip(whole[..5_000].to_vec()).await.unwrap_err().code(), "wire-cut");
+}
+
 #[test]
 fn only_the_socket_of_a_dead_process_is_replaced() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::directory::{Directory, DirectorySettings};
+use super::directory::{After, Directory, DirectorySettings};
 use super::socket::Socket;
 use super::{Inlet, Ledger, StreamError};
-use crate::config::{SourceKind, SourceSettings};
+use crate::config::{AfterKind, SourceKind, SourceSettings};
 
 /// A running source.
 pub type RunFuture = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send>>;
@@ -39,8 +39,14 @@ pub fn open(settings: &SourceSettings, max_bytes: usize, ledger: &Ledger) -> Res
     match settings.kind {
         SourceKind::Directory => {
             reject(settings, "listen", settings.listen.is_some(), "directory")?;
+            let root = path_of(settings, "the folder to watch")?;
             let directory = DirectorySettings {
-                root: path_of(settings, "the folder to watch")?,
+                after: match settings.after {
+                    AfterKind::Keep => After::Keep,
+                    AfterKind::Move => After::Move(settings.done.clone().unwrap_or_else(|| root.join(".done"))),
+                    AfterKind::Delete => After::Delete,
+                },
+                root,
                 recursive: settings.recursive,
                 watch: settings.watch,
                 poll: poll_interval(settings)?,
@@ -50,13 +56,14 @@ pub fn open(settings: &SourceSettings, max_bytes: usize, ledger: &Ledger) -> Res
         }
         SourceKind::Unix => {
             reject(settings, "listen", settings.listen.is_some(), "unix")?;
-            Ok(Box::new(Socket::unix(&path_of(settings, "where the socket shall be")?, max_bytes)?))
+            let socket = Socket::unix(&path_of(settings, "where the socket shall be")?, max_bytes)?;
+            Ok(Box::new(socket.when_full(settings.when_full)))
         }
         SourceKind::Tcp => {
             reject(settings, "path", settings.path.is_some(), "tcp")?;
             let address =
                 settings.listen.ok_or_else(|| missing(settings, "listen", "an address such as 127.0.0.1:7718"))?;
-            Ok(Box::new(Socket::tcp(address, max_bytes)?))
+            Ok(Box::new(Socket::tcp(address, max_bytes)?.when_full(settings.when_full)))
         }
     }
 }

@@ -469,6 +469,33 @@ pub async fn read_payload<R: AsyncRead + Unpin>(reader: &mut R, header: Header) 
     Message::parse(header.kind, payload.into())
 }
 
+/// Reads and verifies the payload of a frame that is not wanted, in bounded memory; its sequence number.
+///
+/// # Errors
+/// As [`read_payload`], the image's own fields left aside.
+pub async fn skip_frame<R: AsyncRead + Unpin>(reader: &mut R, header: Header) -> Result<u64, WireError> {
+    let mut crc = crc32fast::Hasher::new();
+    let mut first = [0; FRAME_HEAD_BYTES];
+    if header.length < first.len() {
+        return Err(WireError::Malformed("the payload is too short"));
+    }
+    reader.read_exact(&mut first).await.map_err(cut)?;
+    crc.update(&first);
+    let (mut left, mut piece) = (header.length - first.len(), [0; 4096]);
+    while left > 0 {
+        let count = left.min(piece.len());
+        reader.read_exact(&mut piece[..count]).await.map_err(cut)?;
+        crc.update(&piece[..count]);
+        left -= count;
+    }
+    let mut checksum = [0; CRC_BYTES];
+    reader.read_exact(&mut checksum).await.map_err(cut)?;
+    if crc.finalize() != u32::from_le_bytes(checksum) {
+        return Err(WireError::BadPayloadChecksum);
+    }
+    Fields(&first).u64()
+}
+
 /// Reads a message; `None` at a clean end of the connection.
 ///
 /// # Errors

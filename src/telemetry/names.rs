@@ -125,6 +125,7 @@ metrics! {
     ReplayOffers "replay_offers_total" Counter [] "Images offered to the replay buffer.";
     ReplayEvictions "replay_evictions_total" Counter [] "Images that made way for another.";
     ReplayDamaged "replay_slots_damaged_total" Counter [] "Slots dropped, since their checksum was wrong.";
+    ReplayScrubbed "replay_images_checked_total" Counter [] "Stored images whose checksum was looked at in the background.";
     ReplayBytes "replay_bytes" Gauge [] "Size of the replay file.";
     ReplayCommitDuration "replay_commit_duration_seconds" Histogram [] "Time to bring one commit to the disk.";
 

@@ -7,23 +7,38 @@ use std::time::{Duration, Instant};
 
 use super::process::{lumpd, run, stderr, stdout};
 
-const SMALL: &str = "dataset=simulated preset=resnet18-w16 width=1 side=16 batch=8 replay_batch=8 slots=16 tasks=2 \
+const SMALL: &str = "preset=resnet18-w16 width=1 side=16 batch=8 replay_batch=8 slots=16 tasks=2 \
                      classes_per_task=2 limit_per_task=40 test_limit=10 views=false checkpoint_seconds=0.0";
 
 fn line(out: &Path, epochs: usize) -> Vec<String> {
     let mut line: Vec<String> =
         ["experiment", "run", "--objective", "simclr", "--strategy", "lump", "--dataset"].map(str::to_owned).to_vec();
-    line.push("simulated".into());
-    line.extend(["--epochs".to_owned(), epochs.to_string(), "--out".into(), out.display().to_string()]);
-    for setting in SMALL.split_whitespace().filter(|setting| !setting.starts_with("dataset")) {
+    line.push("split-cifar10".into());
+    let data = out.parent().unwrap().display().to_string();
+    let out = out.display().to_string();
+    line.extend(["--epochs".to_owned(), epochs.to_string(), "--data".into(), data, "--out".into(), out]);
+    for setting in SMALL.split_whitespace() {
         line.extend(["--set".to_owned(), setting.to_owned()]);
     }
     line
 }
 
+/// A few records in CIFAR-10's layout.
+fn write_dataset(folder: &Path) {
+    let names = (1..=5).map(|number| format!("data_batch_{number}.bin"));
+    for name in names.chain(["test_batch.bin".to_owned()]) {
+        let record = |number: usize| {
+            let class = (number % 10) as u8;
+            let pixels = (0..3072).map(move |at| 20 * class + (at * (number + 7) % 41) as u8);
+            std::iter::once(class).chain(pixels)
+        };
+        fs::write(folder.join(name), (0..60).flat_map(record).collect::<Vec<u8>>()).unwrap();
+    }
+}
+
 /// The result without the command, which names the folder.
 fn result(out: &Path) -> serde_json::Value {
-    let path = out.join("simulated-simclr-lump-e40-n40-r8/seed-0/result.json");
+    let path = out.join("cifar10-simclr-lump-e40-n40-r8/seed-0/result.json");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut result: serde_json::Value = serde_json::from_str(&text).unwrap();
     result["command"] = serde_json::Value::Null;
@@ -33,13 +48,14 @@ fn result(out: &Path) -> serde_json::Value {
 #[test]
 fn a_killed_run_goes_on_to_the_result_of_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path());
     let (whole, killed) = (folder.path().join("whole"), folder.path().join("killed"));
     let output = run(&line(&whole, 40));
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).contains("accuracy"), "{}", stdout(&output));
     for _ in 0..3 {
         let mut child = lumpd().args(line(&killed, 40)).stdout(std::process::Stdio::null()).spawn().unwrap();
-        let checkpoints = killed.join("simulated-simclr-lump-e40-n40-r8/seed-0/checkpoints");
+        let checkpoints = killed.join("cifar10-simclr-lump-e40-n40-r8/seed-0/checkpoints");
         let start = Instant::now();
         while !checkpoints.is_dir() && start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none()
         {
@@ -54,7 +70,7 @@ fn a_killed_run_goes_on_to_the_result_of_one_that_was_not() {
     assert_eq!(result(&killed), result(&whole));
 
     let report = run(&["experiment", "report", "--print", killed.to_str().unwrap()]);
-    assert!(stdout(&report).contains("simulated-simclr-lump-e40-n40-r8"), "{}", stdout(&report));
+    assert!(stdout(&report).contains("cifar10-simclr-lump-e40-n40-r8"), "{}", stdout(&report));
     let other = run(&[line(&killed, 40), vec!["--set".into(), "momentum=0.5".into()]].concat());
     assert_eq!(other.status.code(), Some(2));
     assert!(stderr(&other).contains("momentum"), "{}", stderr(&other));

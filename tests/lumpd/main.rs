@@ -21,6 +21,7 @@ mod drift;
 mod experiment;
 mod full_disk;
 mod ingest;
+mod policy;
 mod refusals;
 mod restart;
 mod service;

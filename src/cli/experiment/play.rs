@@ -54,6 +54,7 @@ pub(super) fn classed(error: ExperimentError) -> anyhow::Error {
             Some(Exit::Io)
         }
         ExperimentError::File { .. } => Some(Exit::Configuration),
+        ExperimentError::Busy { .. } => Some(Exit::Temporary),
         _ => None,
     };
     let error = anyhow::Error::from(error);

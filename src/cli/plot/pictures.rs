@@ -28,7 +28,8 @@ pub(super) fn timeline(tasks: &[TaskStatus]) -> String {
     let height = TOP + row * tasks.len().max(1) as f64 + 40.0;
     let first = tasks.iter().map(|task| task.first_frame).min().unwrap_or(0);
     let last = tasks.iter().map(|task| task.last_frame).max().unwrap_or(first).max(first + 1);
-    let note = format!("{} tasks over {} frames", tasks.len(), last - first + u64::from(!tasks.is_empty()));
+    let frames = tasks.iter().map(|task| task.last_frame + 1).max().map_or(0, |end| end - first);
+    let note = format!("{} tasks over {frames} frames", tasks.len());
     let mut picture = Picture::new(WIDTH, height, "Tasks", &note);
     let x = |frame: u64| LEFT + (WIDTH - LEFT - 30.0) * (frame.saturating_sub(first)) as f64 / (last - first) as f64;
     for (at, task) in tasks.iter().enumerate() {

@@ -132,10 +132,14 @@ impl Answers for Fake {
     }
 
     fn status(&self) -> Status {
-        let unready = self.memory().unready;
+        // Taken apart before: a lock within the expression would be held until its end.
+        let (unready, stopping, paused_since) = {
+            let memory = self.memory();
+            (memory.unready, memory.stopping, memory.paused)
+        };
         Status {
             version: "0.1.0".into(),
-            state: match (unready, self.memory().stopping) {
+            state: match (unready, stopping) {
                 (true, _) => DaemonState::Starting,
                 (false, true) => DaemonState::Draining,
                 (false, false) => DaemonState::Running,
@@ -164,7 +168,7 @@ impl Answers for Fake {
                 images_per_second: 12.5,
                 idle: true,
                 frozen: None,
-                paused_since: self.memory().paused,
+                paused_since,
             },
             segment: SegmentStatus {
                 phase: "stable".into(),

@@ -63,7 +63,8 @@ mod tests {
         let error = candle_core::Error::msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
         assert_eq!(fault(&error), Some(Fault::OutOfMemory));
         assert_eq!(fault(&error.context("forward").bt()), Some(Fault::OutOfMemory));
-        let error = candle_core::Error::Cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")".into());
+        let error =
+            candle_core::Error::Cuda("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")".into());
         assert_eq!(fault(&error), Some(Fault::Lost { name: "CUDA_ERROR_ILLEGAL_ADDRESS" }));
         assert_eq!(fault(&candle_core::Error::msg("shapes differ")), None);
     }

@@ -6,7 +6,7 @@
 //!
 //! All of it is written against [`Machine`]. A GPU is one machine (`gpu`, only in builds with CUDA). The tests have another:
 //! kernels/*.cu keep to the part of CUDA C that a C compiler understands, and run on the CPU, where every barrier and
-//! every order of threads is under control. [`checks`] holds each kernel against its plain twin on either.
+//! every order of threads is under control. [`checks()`] holds each kernel against its plain twin on either.
 //!
 //! Kernels are compiled when lumpd is built (build.rs): what was compiled is what was checked, starting does not wait for a
 //! compiler, and a box without the CUDA tool kit can run it. They are machine code for the compute capability of the
@@ -16,12 +16,13 @@ pub mod checks;
 mod faults;
 pub mod filters;
 #[cfg(feature = "cuda")]
-mod gpu;
+pub(super) mod gpu;
 mod machine;
 pub mod norm;
 pub mod optimiser;
 mod parameters;
 pub mod pool;
+pub mod tensors;
 pub mod twins;
 pub mod views;
 
@@ -29,6 +30,10 @@ pub mod views;
 mod emulator;
 #[cfg(all(test, unix))]
 mod tests;
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result};
 
 pub use checks::{Check, checks};
 pub use faults::{Fault, fault};
@@ -39,3 +44,34 @@ pub use parameters::{NormPlace, RateRange};
 
 #[cfg(all(test, unix))]
 pub use emulator::Emulator;
+
+/// The machine of a device; `None` where it is no GPU, or none of this build's.
+///
+/// # Errors
+/// Where the kernels cannot be loaded, or cuDNN does not start.
+pub fn machine(device: &Device) -> Option<Result<Arc<dyn Machine>>> {
+    #[cfg(feature = "cuda")]
+    return gpu::machine(device);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = device;
+        None
+    }
+}
+
+/// In which numbers a network on the machine computes: `LUMPD_CUDA_PRECISION` (`bf16`, `tf32` or `f32`, the latter two to
+/// find out what rounding does), else the fastest.
+pub fn precision(machine: &dyn Machine) -> Precision {
+    let all = [Precision::Bf16, Precision::Tf32, Precision::F32];
+    let asked = std::env::var("LUMPD_CUDA_PRECISION").ok();
+    let found = asked.as_deref().and_then(|name| all.into_iter().find(|precision| precision.name() == name));
+    match (&asked, found) {
+        (_, Some(precision)) => precision,
+        (Some(name), None) => {
+            let fastest = machine.fastest();
+            tracing::warn!("LUMPD_CUDA_PRECISION is \"{name}\", not bf16, tf32 or f32: taking {}", fastest.name());
+            fastest
+        }
+        (None, None) => machine.fastest(),
+    }
+}

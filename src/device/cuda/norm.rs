@@ -218,8 +218,8 @@ pub fn apply(queue: &dyn Queue, precision: Precision, shape: NormShape, pass: Ap
     unsafe { launch(queue, &kernel, cut.blocks, 0, &argument, &regions) }
 }
 
-/// A backward pass.
-pub struct Backward<'a> {
+/// What flows through batch norm backwards.
+pub struct Flow<'a> {
     pub x: &'a Region,
     /// The outputs; read only where a residual came in between.
     pub y: &'a Region,
@@ -229,29 +229,83 @@ pub struct Backward<'a> {
     /// Where the residual's gradient goes; may be `dy`.
     pub residual_gradient: Option<&'a Region>,
     pub relu: Relu,
-    pub fitted: &'a Fitted,
-    /// Where the gradients of weight and bias go.
-    pub gradient: Affine<'a>,
     pub scratch: &'a Region,
 }
 
-/// The gradients of input, residual, weight and bias.
+/// The addresses of a flow.
+struct Addresses {
+    x: u64,
+    y: u64,
+    dy: u64,
+    mask: i32,
+}
+
+impl Flow<'_> {
+    fn addresses(&self, cut: &Cut) -> Result<Addresses> {
+        let map = |region: &Region| region.at("a map of batch norm", cut.map_bytes);
+        let (y, mask) = match self.relu {
+            Relu::None => (0, 0),
+            Relu::AfterResidual => (map(self.y)?, 1),
+            Relu::Plain => (0, 2),
+        };
+        Ok(Addresses { x: map(self.x)?, y, dy: map(self.dy)?, mask })
+    }
+
+    /// The last kernel: from the factors in the scratch to the gradients of maps.
+    fn apply(
+        &self,
+        queue: &dyn Queue,
+        precision: Precision,
+        shape: NormShape,
+        cut: &Cut,
+        [scale, shift]: [&Region; 2],
+    ) -> Result<()> {
+        let Addresses { x, y, dy, mask } = self.addresses(cut)?;
+        let [_, of_x, constant] = shape.scratch(cut, self.scratch)?;
+        let statistics = 4 * shape.groups * shape.channels;
+        let argument = NormBackwardApply {
+            x,
+            y,
+            dy,
+            dx: self.dx.at("the input's gradient", cut.map_bytes)?,
+            residual_gradient: match self.residual_gradient {
+                Some(region) => region.at("the residual's gradient", cut.map_bytes)?,
+                None => 0,
+            },
+            scale: scale.at("scale", statistics)?,
+            shift: shift.at("shift", statistics)?,
+            of_x,
+            constant,
+            rows: cut.rows,
+            mask,
+            unused: 0,
+        };
+        let (kernel, _) = precision.kernel("norm_backward_apply", shape.channels);
+        let other = self.residual_gradient.unwrap_or(self.dy);
+        let regions = [self.x, self.y, self.dy, self.dx, scale, shift, self.scratch, other];
+        // SAFETY: the kernel stays within the sizes that `cut` states and the regions were checked for.
+        unsafe { launch(queue, &kernel, cut.blocks, 0, &argument, &regions) }
+    }
+}
+
+/// The backward pass: the gradients of input and residual, and those of weight and bias into `gradient`.
 ///
 /// # Errors
 /// Where a region is too small, or the machine fails.
-pub fn backward(queue: &dyn Queue, precision: Precision, shape: NormShape, pass: &Backward) -> Result<()> {
-    let Backward { x, y, dy, dx, residual_gradient, relu, fitted, gradient, scratch } = *pass;
+pub fn backward(
+    queue: &dyn Queue,
+    precision: Precision,
+    shape: NormShape,
+    flow: &Flow,
+    fitted: &Fitted,
+    gradient: Affine,
+) -> Result<()> {
     let cut = shape.cut(precision)?;
+    let Flow { x, y, dy, scratch, .. } = *flow;
     let [partials, of_x, constant] = shape.scratch(&cut, scratch)?;
     let [scale, shift, mean, inverse] = shape.fitted(fitted)?;
-    let map = |region: &Region| region.at("a map of batch norm", cut.map_bytes);
-    let mask = match relu {
-        Relu::None => 0,
-        Relu::AfterResidual => 1,
-        Relu::Plain => 2,
-    };
-    let y_at = if relu == Relu::AfterResidual { map(y)? } else { 0 };
-    let (x_at, dy_at, rows) = (map(x)?, map(dy)?, cut.rows);
+    let Addresses { x: x_at, y: y_at, dy: dy_at, mask } = flow.addresses(&cut)?;
+    let rows = cut.rows;
     let sums = NormBackwardSums { x: x_at, y: y_at, dy: dy_at, mean, scale, shift, partials, rows, mask, unused: 0 };
     let finish = NormBackwardFinish {
         partials,
@@ -264,32 +318,34 @@ pub fn backward(queue: &dyn Queue, precision: Precision, shape: NormShape, pass:
         constant,
         rows,
     };
-    let residual = residual_gradient.map_or(Ok(0), map)?;
-    let apply = NormBackwardApply {
-        x: x_at,
-        y: y_at,
-        dy: dy_at,
-        dx: map(dx)?,
-        residual_gradient: residual,
-        scale,
-        shift,
-        of_x,
-        constant,
-        rows,
-        mask,
-        unused: 0,
-    };
     let Fitted { scale, shift, mean, inverse } = fitted;
-    let (first, _) = precision.kernel("norm_backward_sums", shape.channels);
-    let (last, _) = precision.kernel("norm_backward_apply", shape.channels);
+    let (kernel, _) = precision.kernel("norm_backward_sums", shape.channels);
     let merged = [scratch, scale, mean, inverse, gradient.weight, gradient.bias];
-    let applied = [x, y, dy, dx, scale, shift, scratch, residual_gradient.unwrap_or(dy)];
     // SAFETY: the kernels stay within the sizes that `cut` states and the regions were checked for.
     unsafe {
-        launch(queue, &first, cut.blocks, cut.shared_bytes, &sums, &[x, y, dy, mean, scale, shift, scratch])?;
+        launch(queue, &kernel, cut.blocks, cut.shared_bytes, &sums, &[x, y, dy, mean, scale, shift, scratch])?;
         launch(queue, "norm_backward_finish", channel_blocks(shape), BLOCK * 2 * 8, &finish, &merged)?;
-        launch(queue, &last, cut.blocks, 0, &apply, &applied)
     }
+    flow.apply(queue, precision, shape, &cut, [scale, shift])
+}
+
+/// The backward pass of a frozen layer, whose statistics are constants: dx = scale * d. `shape` is one group; scale and shift
+/// are (channels).
+///
+/// # Errors
+/// Where a region is too small, or the machine fails.
+pub fn frozen_backward(
+    queue: &dyn Queue,
+    precision: Precision,
+    shape: NormShape,
+    flow: &Flow,
+    scale: &Region,
+    shift: &Region,
+) -> Result<()> {
+    let cut = shape.cut(precision)?;
+    let channels = shape.groups * shape.channels;
+    queue.clear(&flow.scratch.slice(8 * channels * cut.rows.chunks as usize, 8 * channels)?)?;
+    flow.apply(queue, precision, shape, &cut, [scale, shift])
 }
 
 /// Blocks of the kernels that take 32 channels each.
@@ -315,7 +371,12 @@ impl NormPlace {
     ///
     /// # Errors
     /// Where an offset is more than a kernel can count.
-    pub fn new([weight, bias]: [usize; 2], [mean, variance]: [usize; 2], target: usize, channels: usize) -> Result<Self> {
+    pub fn new(
+        [weight, bias]: [usize; 2],
+        [mean, variance]: [usize; 2],
+        target: usize,
+        channels: usize,
+    ) -> Result<Self> {
         Ok(Self {
             weight: number(weight)?,
             bias: number(bias)?,

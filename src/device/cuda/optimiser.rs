@@ -79,11 +79,8 @@ pub fn sgd(
 /// # Errors
 /// Where a region is too small, or the machine fails.
 pub fn check_finite(queue: &dyn Queue, count: usize, values: &Region, flag: &Region) -> Result<()> {
-    let argument = FiniteCheck {
-        values: values.at("values", 4 * count)?,
-        not_finite: flag.at("a flag", 4)?,
-        count: count as i64,
-    };
+    let argument =
+        FiniteCheck { values: values.at("values", 4 * count)?, not_finite: flag.at("a flag", 4)?, count: count as i64 };
     // SAFETY: the kernel stays within `count` values and the flag, for which the regions were checked.
     unsafe { launch(queue, "finite_check", grid_of(count), 0, &argument, &[values, flag]) }
 }

@@ -21,7 +21,13 @@ impl AverageShape {
         let map = map.at("a map", self.images * self.pixels * self.channels * precision.bytes())?;
         let means = means.at("the means of a map", 4 * self.images * self.channels)?;
         let (x, y) = if map_first { (map, means) } else { (means, map) };
-        Ok(AveragePool { x, y, images: self.images as i64, pixels: number(self.pixels)?, channels: number(self.channels)? })
+        Ok(AveragePool {
+            x,
+            y,
+            images: self.images as i64,
+            pixels: number(self.pixels)?,
+            channels: number(self.channels)?,
+        })
     }
 }
 

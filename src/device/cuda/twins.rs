@@ -30,12 +30,7 @@ pub fn rounded(precision: Precision, values: &[f64]) -> Vec<f64> {
 }
 
 /// One pass of a convolution on maps in memory. Returns which of input, weights and output it makes, and its content.
-pub fn convolve(
-    shape: &ConvolutionShape,
-    precision: Precision,
-    pass: Pass,
-    memory: [&[u8]; 3],
-) -> (usize, Vec<u8>) {
+pub fn convolve(shape: &ConvolutionShape, precision: Precision, pass: Pass, memory: [&[u8]; 3]) -> (usize, Vec<u8>) {
     let place = match pass {
         Pass::Forward => 2,
         Pass::InputGradient { .. } => 0,
@@ -242,7 +237,13 @@ fn blurred(plane: &[f64], side: usize, sigma: f64) -> Vec<f64> {
     let total: f64 = (-reach..=reach).map(weight).sum();
     let mirrored = |position: i64| {
         let last = side as i64 - 1;
-        (if position < 0 { -position } else if position > last { 2 * last - position } else { position }) as usize
+        (if position < 0 {
+            -position
+        } else if position > last {
+            2 * last - position
+        } else {
+            position
+        }) as usize
     };
     let pass = |plane: &[f64], along_rows: bool| -> Vec<f64> {
         let value = |p: usize| {

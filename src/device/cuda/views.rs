@@ -74,12 +74,7 @@ pub struct ViewShape {
 ///
 /// # Errors
 /// Where the bytes are no whole number of images, a crop lies outside, or the machine fails.
-pub fn make_views(
-    machine: &dyn Machine,
-    shape: ViewShape,
-    images: &[u8],
-    choices: &[ViewChoices],
-) -> Result<Region> {
+pub fn make_views(machine: &dyn Machine, shape: ViewShape, images: &[u8], choices: &[ViewChoices]) -> Result<Region> {
     let ViewShape { side, scale, shift } = shape;
     let (pixels, size) = (side * side, side * side * 3);
     number(size)?;

@@ -1,6 +1,6 @@
 //! Charts: heat maps, lines, and points in the plane.
 
-use super::svg::{COLOURS, Canvas, escaped, number, ramp, ticks};
+use super::svg::{COLOURS, Canvas, number, ramp, tick_name, ticks};
 
 /// A table of values with the names of rows and columns; what is not defined stays empty.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -97,14 +97,16 @@ impl Axes {
 
     fn draw(&self, canvas: &mut Canvas, (x_name, y_name): (&str, &str)) {
         let (left, top, right, bottom) = MARGIN;
-        for tick in ticks(self.y.0, self.y.1) {
+        let rows = ticks(self.y.0, self.y.1);
+        for &tick in &rows {
             let (_, y) = self.place((self.x.0, tick));
             canvas.line((left, y), (WIDTH - right, y), "g");
-            canvas.text(left - 6.0, y + 4.0, "end", &number(tick), "");
+            canvas.text(left - 6.0, y + 4.0, "end", &tick_name(tick, &rows), "");
         }
-        for tick in ticks(self.x.0, self.x.1) {
+        let columns = ticks(self.x.0, self.x.1);
+        for &tick in &columns {
             let (x, _) = self.place((tick, self.y.0));
-            canvas.text(x, HEIGHT - bottom + 16.0, "middle", &number(tick), "");
+            canvas.text(x, HEIGHT - bottom + 16.0, "middle", &tick_name(tick, &columns), "");
         }
         canvas.line((left, HEIGHT - bottom), (WIDTH - right, HEIGHT - bottom), "a");
         canvas.line((left, top), (left, HEIGHT - bottom), "a");
@@ -152,26 +154,27 @@ pub fn scatter(title: &str, groups: &[String], points: &[Point]) -> String {
     let mut canvas = Canvas::new(WIDTH, HEIGHT, title);
     let place = Axes::of(points.iter().map(|point| (point.x, point.y)));
     for Point { x, y, group } in points {
-        let (cx, cy) = place.place((*x, *y));
-        let colour = COLOURS[group % COLOURS.len()];
-        let shape = match group / COLOURS.len() % 2 {
-            0 => format!("<circle cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\" fill=\"{colour}\" fill-opacity=\".75\"/>"),
-            _ => format!(
-                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"5\" height=\"5\" fill=\"{colour}\" fill-opacity=\".75\"/>",
-                cx - 2.5,
-                cy - 2.5
-            ),
-        };
-        canvas.raw(&shape);
+        mark(&mut canvas, place.place((*x, *y)), *group, ".75");
     }
     for (index, name) in groups.iter().enumerate().take(18) {
         let (x, y) = (WIDTH - MARGIN.2 + 10.0, MARGIN.1 + 14.0 + 16.0 * index as f64);
-        let colour = COLOURS[index % COLOURS.len()];
-        canvas.raw(&format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>", x + 4.0, y - 4.0));
+        mark(&mut canvas, (x + 4.0, y - 4.0), index, "1");
         canvas.text(x + 14.0, y, "start", name, "");
     }
-    debug_assert!(!escaped(title).contains('<'));
     canvas.finish()
+}
+
+/// The sign of a group: a dot, or a square where the colours begin anew.
+fn mark(canvas: &mut Canvas, (x, y): (f64, f64), group: usize, opacity: &str) {
+    let colour = COLOURS[group % COLOURS.len()];
+    canvas.raw(&match group / COLOURS.len() % 2 {
+        0 => format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\" fill-opacity=\"{opacity}\"/>"),
+        _ => format!(
+            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"5\" height=\"5\" fill=\"{colour}\" fill-opacity=\"{opacity}\"/>",
+            x - 2.5,
+            y - 2.5
+        ),
+    });
 }
 
 #[cfg(test)]
@@ -212,7 +215,7 @@ mod tests {
         }
         let svg =
             scatter("t", &["a".into()], &[Point { x: 1.0, y: 1.0, group: 0 }, Point { x: 1.0, y: 1.0, group: 9 }]);
-        assert_eq!((count(&svg, "r=\"3\""), count(&svg, "width=\"5\"")), (1, 1));
+        assert_eq!((count(&svg, "r=\"3\""), count(&svg, "width=\"5\"")), (2, 1), "{svg}");
         assert!(!svg.contains("NaN") && !lines("t", ("x", "y"), &[]).contains("NaN"));
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Canvas {
 
 impl Canvas {
     pub(super) fn new(width: f64, height: f64, title: &str) -> Self {
+        // Wide enough for its title: about eight pixels a letter.
+        let width = width.max(24.0 + 8.0 * title.chars().count() as f64);
         let mut canvas = Self { body: String::new(), width, height };
         canvas.text(12.0, 20.0, "start", title, "class=\"t\"");
         canvas
@@ -80,10 +82,14 @@ pub(super) fn ticks(low: f64, high: f64) -> Vec<f64> {
     (first..).map(|n| n as f64 * step).take_while(|tick| *tick <= high + 1e-9 * step).collect()
 }
 
+/// A value of an axis, whole where its neighbours are.
+pub(super) fn tick_name(value: f64, ticks: &[f64]) -> String {
+    if ticks.iter().all(|tick| tick.fract() == 0.0) { format!("{value:.0}") } else { number(value) }
+}
+
 /// A number with as many digits as it needs.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
-        size if size >= 1000.0 && value.fract() == 0.0 => format!("{value}"),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

@@ -31,6 +31,11 @@ fn figure(file: String, caption: String, svg: String) -> Figure {
     Figure { file, caption, svg }
 }
 
+/// The title within a picture: the caption without the run's name, which may be long.
+fn title(caption: &str) -> &str {
+    caption.split_once(": ").map_or(caption, |(_, title)| title)
+}
+
 fn curves(report: &Report) -> Option<Figure> {
     let series: Vec<Series> = report
         .lines
@@ -79,7 +84,7 @@ fn matrix(line: &Line, results: &[RunResult]) -> Option<Figure> {
     let caption = format!("{}: accuracy on each task (across) after each (down), paper, percent", line.label);
     let name = |trained: Option<TaskId>| trained.map_or("all tasks".into(), |task| format!("after task {task}"));
     let map = HeatMap {
-        title: caption.clone(),
+        title: title(&caption).into(),
         rows: rows.iter().map(|row| name(row.trained)).collect(),
         columns: (1..=tasks).map(|task| task.to_string()).collect(),
         values: (0..rows.len()).map(|stage| (0..tasks).map(|task| value(stage, task)).collect()).collect(),
@@ -102,7 +107,7 @@ fn forgetting(line: &Line, result: &RunResult) -> Option<Figure> {
         .map(|task| Series { name: format!("task {}", task + 1), points: of(&result.paper, task) })
         .collect();
     let caption = format!("{}: accuracy on each task from its end on, seed {}", line.label, result.settings.seed);
-    let svg = lines(&caption, ("tasks learnt", "accuracy (paper), percent"), &series);
+    let svg = lines(title(&caption), ("tasks learnt", "accuracy (paper), percent"), &series);
     Some(figure(format!("{}-forgetting.svg", line.label), caption, svg))
 }
 
@@ -115,7 +120,7 @@ fn of_views(line: &Line, result: &RunResult, views: &ViewsRecord) -> Vec<Figure>
             line.label
         );
         let map = HeatMap {
-            title: caption.clone(),
+            title: title(&caption).into(),
             rows: views.blocks.clone(),
             columns: stages(views.cka.len()),
             values: (0..views.blocks.len())
@@ -150,7 +155,7 @@ fn feature_maps(line: &Line, views: &ViewsRecord) -> Option<Figure> {
         })
         .collect();
     let caption = format!("{}: the second block's mean map after each task", line.label);
-    let svg = contact_sheet(&caption, &columns, &rows);
+    let svg = contact_sheet(title(&caption), &columns, &rows);
     Some(figure(format!("{}-maps.svg", line.label), caption, svg))
 }
 
@@ -176,17 +181,17 @@ fn embedding(line: &Line, result: &RunResult, views: &ViewsRecord) -> [Figure; 2
         classes.iter().map(|class| by_number.get(class).map_or(class.to_string(), |name| (*name).clone())).collect();
     let tasks: Vec<String> = (1..=result.tasks.len()).map(|task| format!("task {task}")).collect();
     let by_class = format!("{}: the embedding in the plane of its two greatest variances, by class", line.label);
-    let by_task = format!("{}: the same, by task", line.label);
+    let by_task = format!("{}: the embedding, by task", line.label);
     [
         figure(
             format!("{}-embedding-classes.svg", line.label),
             by_class.clone(),
-            scatter(&by_class, &class_names, &points(&class_of)),
+            scatter(title(&by_class), &class_names, &points(&class_of)),
         ),
         figure(
             format!("{}-embedding-tasks.svg", line.label),
             by_task.clone(),
-            scatter(&by_task, &tasks, &points(&|at| views.embedding[at].task)),
+            scatter(title(&by_task), &tasks, &points(&|at| views.embedding[at].task)),
         ),
     ]
 }
@@ -203,7 +208,7 @@ fn landscape_of(line: &Line, landscape: &Landscape) -> Figure {
     let caption = format!("{}: loss of the first task's images around the weights at its end", line.label);
     let names: Vec<String> = landscape.steps.iter().map(|step| format!("{step:.1}")).collect();
     let map = HeatMap {
-        title: caption.clone(),
+        title: title(&caption).into(),
         rows: names.clone(),
         columns: names,
         values: landscape.losses.clone(),

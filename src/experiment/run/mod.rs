@@ -11,6 +11,7 @@ mod progress;
 mod tests;
 mod views;
 
+use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -67,7 +68,7 @@ pub type Watch<'a> = &'a mut dyn FnMut(Standing) -> ControlFlow<()>;
 pub fn run(settings: &RunSettings, place: &Place, watch: Watch<'_>) -> Result<Option<RunResult>, ExperimentError> {
     settings.check()?;
     std::fs::create_dir_all(&place.out).map_err(ExperimentError::io("make", &place.out))?;
-    claim(settings, &place.out)?;
+    let _lock = claim(settings, &place.out)?;
     if let Some(result) = RunResult::read(&place.out)? {
         return Ok(Some(result));
     }
@@ -80,16 +81,26 @@ pub fn run(settings: &RunSettings, place: &Place, watch: Watch<'_>) -> Result<Op
     }
 }
 
-/// The folder is of these settings, or it is empty and becomes so.
-fn claim(settings: &RunSettings, folder: &Path) -> Result<(), ExperimentError> {
+/// The folder is of these settings, or it is empty and becomes so; and it is this process's as long as the file is open.
+fn claim(settings: &RunSettings, folder: &Path) -> Result<File, ExperimentError> {
     let path = folder.join("settings.toml");
+    compare(settings, folder, &path)?;
+    let file = File::open(&path).map_err(ExperimentError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ExperimentError::Busy { path: folder.into() }),
+        Err(TryLockError::Error(error)) => Err(ExperimentError::io("lock", &path)(error)),
+    }
+}
+
+fn compare(settings: &RunSettings, folder: &Path, path: &Path) -> Result<(), ExperimentError> {
     let wanted = toml::to_string(settings)
-        .map_err(|error| ExperimentError::File { path: path.clone(), message: error.to_string() })?;
-    let saved = match std::fs::read_to_string(&path) {
+        .map_err(|error| ExperimentError::File { path: path.into(), message: error.to_string() })?;
+    let saved = match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return durable::replace(&path, wanted.as_bytes()).map_err(ExperimentError::io("write", &path));
+            return durable::replace(path, wanted.as_bytes()).map_err(ExperimentError::io("write", path));
         }
-        saved => saved.map_err(ExperimentError::io("read", &path))?,
+        saved => saved.map_err(ExperimentError::io("read", path))?,
     };
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
     let (saved, wanted) = (lines(&saved), lines(&wanted));

@@ -6,7 +6,7 @@ use crate::experiment::StreamKind;
 
 fn settings() -> RunSettings {
     RunSettings {
-        dataset: "simulated".into(),
+        dataset: "cifar10".into(),
         preset: "resnet18-w16".into(),
         width: Some(1),
         side: Some(16),
@@ -26,6 +26,29 @@ fn settings() -> RunSettings {
         checkpoint_seconds: 0.0,
         ..RunSettings::default()
     }
+}
+
+/// A dataset of CIFAR-10's layout: each class has a colour of its own, and noise.
+fn write_dataset(folder: &Path) {
+    let folder = folder.join("cifar-10-batches-bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut random = Seed(1).random("records", 0);
+    let names = (1..=5).map(|number| format!("data_batch_{number}.bin"));
+    for name in names.chain(["test_batch.bin".to_owned()]) {
+        let mut bytes = Vec::new();
+        for record in 0..80u8 {
+            let class = record % 10;
+            bytes.push(class);
+            bytes.extend((0..3072).map(|at| 20 * (class / (1 + at / 1024) as u8) + random.below(50) as u8));
+        }
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+}
+
+fn data() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path());
+    folder
 }
 
 fn place(folder: &Path, name: &str) -> Place {
@@ -49,7 +72,7 @@ fn in_pieces(settings: &RunSettings, place: &Place, batches: usize) -> RunResult
 
 #[test]
 fn a_run_in_pieces_leaves_the_same_file_as_a_run_in_one() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = data();
     let variants = [
         settings(),
         RunSettings { strategy: StrategyKind::LumpPlus, replay_batch: 12, views: true, ..settings() },
@@ -69,8 +92,8 @@ fn a_run_in_pieces_leaves_the_same_file_as_a_run_in_one() {
 
 #[test]
 fn a_result_says_what_was_run_and_measures_every_task() {
-    let folder = tempfile::tempdir().unwrap();
-    let settings = RunSettings { views: true, ood: vec!["simulated".into()], ood_epochs: 1, ..settings() };
+    let folder = data();
+    let settings = RunSettings { views: true, ood: vec!["cifar10".into()], ood_epochs: 1, ..settings() };
     let place = place(folder.path(), "run");
     let result = run(&settings, &place, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
     assert_eq!((result.paper.rows().len(), result.encoders.len(), result.tasks.len()), (2, 2, 2));
@@ -92,7 +115,7 @@ fn a_result_says_what_was_run_and_measures_every_task() {
 
 #[test]
 fn every_strategy_and_stream_can_be_run() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = data();
     let brief = RunSettings { epochs: 1, limit_per_task: Some(8), curve_every: 0, ..settings() };
     for strategy in StrategyKind::ALL {
         for objective in [ObjectiveKind::SimSiam, ObjectiveKind::Supervised] {
@@ -122,9 +145,15 @@ fn every_strategy_and_stream_can_be_run() {
 
 #[test]
 fn a_folder_of_another_run_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = data();
     let place = place(folder.path(), "run");
     assert!(run(&settings(), &place, &mut |_| ControlFlow::Break(())).unwrap().is_none());
+    let busy = std::cell::RefCell::new(None);
+    let second = run(&settings(), &place, &mut |_| {
+        *busy.borrow_mut() = Some(run(&settings(), &place, &mut |_| ControlFlow::Break(())).unwrap_err().code());
+        ControlFlow::Break(())
+    });
+    assert!(second.unwrap().is_none() && busy.into_inner() == Some("run-busy"));
     let other = RunSettings { epochs: 3, ..settings() };
     let error = run(&other, &place, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert_eq!(error.code(), "other-run");

@@ -133,7 +133,9 @@ fn shown(dataset: &Dataset, split: &Split) -> Vec<FeatureMaps> {
     let mut tasks = vec![0, split.tasks.len() - 1];
     tasks.dedup();
     let of_task = |task: usize| {
-        let images = split.tasks[task].test.iter().take(MAP_IMAGES);
+        let test = &split.tasks[task].test;
+        // Evenly spread, since images may be in the order of their classes.
+        let images = test.iter().step_by(test.len().div_ceil(MAP_IMAGES).max(1));
         images.map(move |image| FeatureMaps {
             task,
             class: dataset.class_names[dataset.test.classes[*image] as usize].clone(),

@@ -115,6 +115,10 @@ impl Strategy for Gss {
         Some((chosen.iter().flat_map(|slot| &self.images[*slot]).copied().collect(), labels))
     }
 
+    fn reseed(&mut self, seed: Seed) {
+        self.seed = seed;
+    }
+
     fn compose(&mut self, stream: Option<Batch>, replay: Option<Batch>, _: &mut Random) -> Result<Vec<Batch>> {
         together(stream, replay)
     }

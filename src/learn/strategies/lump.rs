@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Batch, Cost, Strategy};
 use crate::config::{Random, StrategyKind};
+use crate::device::cuda::tensors;
 use crate::learn::views::Views;
 
 /// The strategy with both parameters of its Beta distribution.
@@ -53,8 +54,11 @@ impl Strategy for Lump {
 fn mix(images: &Tensor, partners: &Tensor, weight: f64) -> Result<Tensor> {
     let (count, partner_count) = (images.dim(0)?, partners.dim(0)?);
     let pairs = count.min(partner_count);
-    let scaled = images.narrow(0, 0, pairs)?.affine(weight, 0.0)?;
-    let mixed = (scaled + partners.narrow(0, 0, pairs)?.affine(1.0 - weight, 0.0)?)?;
+    let (first, second) = (images.narrow(0, 0, pairs)?, partners.narrow(0, 0, pairs)?);
+    let mixed = match tensors::mix(&first, &second, weight) {
+        Some(mixed) => mixed?,
+        None => (first.affine(weight, 0.0)? + second.affine(1.0 - weight, 0.0)?)?,
+    };
     let longer = if count > partner_count { images } else { partners };
     match longer.dim(0)? - pairs {
         0 => Ok(mixed),

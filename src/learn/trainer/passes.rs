@@ -42,6 +42,7 @@ impl Trainer {
         tracing::warn!("{error}");
         let again = (self.share == 1 && !self.changing).then(|| {
             self.share = 2;
+            self.backbone.release();
             self.try_step(stream, replay)
         });
         match (again, error) {

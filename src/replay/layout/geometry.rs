@@ -2,7 +2,8 @@ use super::{BLOCK, HEADER, Identity, PAGE, SLOTS_OFFSET, block, field, put, seed
 
 const MAGIC: [u8; 16] = *b"\x89RPLY\r\n\x1a\n\0\0\0\0\0\0\0";
 const MAJOR: u16 = 1;
-const MINOR: u16 = 0;
+/// 1: superblocks say when the file was resized. Files of minor 0 have a zero there, and open as they are.
+const MINOR: u16 = 1;
 const UNSIGNED_BYTE: u8 = 1;
 const PLACE: u64 = u64::MAX - 2;
 const CRC: usize = BLOCK - 4;

@@ -18,6 +18,8 @@ pub struct Counters {
     pub damaged: u64,
     /// Frames removed on request.
     pub forgotten: u64,
+    /// Number of the newest frame when the file was made by a resize; 0 where it was not.
+    pub resized_at: u64,
 }
 
 /// The state of a commit, beside the slots themselves.
@@ -67,14 +69,15 @@ impl Superblock {
                 evicted: number(6),
                 damaged: number(7),
                 forgotten: number(8),
+                resized_at: number(9),
             },
         })
     }
 
-    fn numbers(&self) -> [u64; 9] {
-        let Counters { last_frame, seen, accepted, evicted, damaged, forgotten } = self.counters;
+    fn numbers(&self) -> [u64; 10] {
+        let Counters { last_frame, seen, accepted, evicted, damaged, forgotten, resized_at } = self.counters;
         let (sequence, durable, last) = (self.sequence, self.durable_write, self.last_write);
-        [sequence, durable, last, last_frame, seen, accepted, evicted, damaged, forgotten]
+        [sequence, durable, last, last_frame, seen, accepted, evicted, damaged, forgotten, resized_at]
     }
 }
 
@@ -89,7 +92,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn superblock() -> Superblock {
-        let counters = Counters { last_frame: 5, seen: 6, accepted: 7, evicted: 8, damaged: 9, forgotten: 10 };
+        let counters =
+            Counters { last_frame: 5, seen: 6, accepted: 7, evicted: 8, damaged: 9, forgotten: 10, resized_at: 11 };
         Superblock { sequence: 3, durable_write: 2, last_write: 4, counters }
     }
 

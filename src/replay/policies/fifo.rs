@@ -5,7 +5,7 @@ use super::{Offer, Policy};
 pub struct Fifo;
 
 impl Policy for Fifo {
-    fn place(&mut self, offer: &Offer) -> Option<usize> {
+    fn place(&mut self, offer: &Offer<'_>) -> Option<usize> {
         Some((offer.seen % offer.slots as u64) as usize)
     }
 }
@@ -17,8 +17,7 @@ mod tests {
 
     #[test]
     fn it_goes_round() {
-        let places: Vec<_> =
-            (0..7).map(|seen| Fifo.place(&Offer { id: FrameId(seen + 1), seen, slots: 3 }).unwrap()).collect();
+        let places: Vec<_> = (0..7).map(|seen| Fifo.place(&Offer::new(FrameId(seen + 1), seen, 3)).unwrap()).collect();
         assert_eq!(places, [0, 1, 2, 0, 1, 2, 0]);
     }
 }

@@ -19,7 +19,7 @@ impl Reservoir {
 }
 
 impl Policy for Reservoir {
-    fn place(&mut self, offer: &Offer) -> Option<usize> {
+    fn place(&mut self, offer: &Offer<'_>) -> Option<usize> {
         let slots = offer.slots as u64;
         let draw = match offer.seen {
             seen if seen < slots => seen,
@@ -39,7 +39,7 @@ mod tests {
         let mut policy = Reservoir::new(Seed(seed));
         let mut stored = vec![0; slots];
         for seen in 0..frames {
-            if let Some(slot) = policy.place(&Offer { id: FrameId(seen + 1), seen, slots }) {
+            if let Some(slot) = policy.place(&Offer::new(FrameId(seen + 1), seen, slots)) {
                 stored[slot] = seen;
             }
         }

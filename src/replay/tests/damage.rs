@@ -78,6 +78,18 @@ fn a_damaged_image_is_dropped_counted_and_its_slot_used_again() {
 }
 
 #[test]
+fn the_background_check_finds_what_nobody_reads() {
+    let (disk, store) = filled(&small());
+    let reader = store.reader();
+    assert_eq!((reader.scrub(0, 1), reader.scrub(1, 1)), ((1, 1), (2, 1)));
+    assert_eq!(reader.scrub(2, 5), (0, 0), "past the last it begins anew");
+    let offset = store.geometry().slot_offset(1) as usize + 128;
+    disk.disk().cache[offset] ^= 1;
+    assert_eq!(reader.scrub(0, 10), (0, 2));
+    assert_eq!((reader.ids(), reader.statistics().damaged), (vec![FrameId(1)], 1));
+}
+
+#[test]
 fn a_failed_sync_stops_the_store_and_acknowledges_nothing() {
     for failing in 0..6 {
         let (disk, mut store) = filled(&wanted());

@@ -17,7 +17,7 @@ const SIDE: usize = 8;
 const BYTES: usize = SIDE * SIDE * 3;
 
 fn settings() -> ReplaySettings {
-    ReplaySettings { slots: 10, commit_frames: 4, policy: PolicyKind::Reservoir, durability: Durability::Sync }
+    ReplaySettings { slots: 10, commit_frames: 4, ..Default::default() }
 }
 
 fn open(path: &Path) -> Result<ReplayBuffer, ReplayError> {
@@ -271,19 +271,21 @@ fn fixture() -> (Wanted, Vec<u8>) {
 /// A change of the format shows here: then it needs a new version and a fixture of its own, beside this one.
 #[test]
 fn the_format_is_that_of_the_released_fixture() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/replay-v1.buf");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let (wanted, bytes) = fixture();
+    let current = fixtures.join("replay-v1.1.buf");
     if std::env::var_os("LUMPD_WRITE_FIXTURES").is_some() {
-        fs::write(&path, &bytes).unwrap();
+        fs::write(&current, &bytes).unwrap();
     }
-    let released = fs::read(&path).unwrap();
-    assert!(released == bytes, "what is written now differs from the fixture");
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(path_in(&folder), &released).unwrap();
-    let (store, recovery) = FrameStore::open_or_create(&path_in(&folder), &wanted).unwrap();
-    assert_eq!((recovery.live, recovery.unfinished, recovery.damaged), (2, 0, 0));
-    assert_eq!(store.counters().seen, 3);
-    let stored = store.reader().get(FrameId(3)).unwrap();
-    assert_eq!((stored.slot, stored.meta, stored.pixels), (0, meta(3), pixels(3, 48)));
-    assert_eq!(store.reader().get(FrameId(2)).unwrap().slot, 1);
+    assert!(fs::read(&current).unwrap() == bytes, "what is written now differs from the fixture");
+    for released in ["replay-v1.buf", "replay-v1.1.buf"] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(fixtures.join(released), path_in(&folder)).unwrap();
+        let (store, recovery) = FrameStore::open_or_create(&path_in(&folder), &wanted).unwrap();
+        assert_eq!((recovery.live, recovery.unfinished, recovery.damaged), (2, 0, 0), "{released}");
+        assert_eq!(store.counters().seen, 3);
+        let stored = store.reader().get(FrameId(3)).unwrap();
+        assert_eq!((stored.slot, stored.meta, stored.pixels), (0, meta(3), pixels(3, 48)));
+        assert_eq!(store.reader().get(FrameId(2)).unwrap().slot, 1);
+    }
 }

@@ -4,6 +4,8 @@ mod crash;
 mod damage;
 mod errors;
 mod files;
+mod format;
 mod knowledge;
 mod model;
+mod resizing;
 mod simulator;

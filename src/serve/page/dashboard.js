@@ -8,7 +8,7 @@ import { thumb } from "./query.js";
 
 const at = (id) => document.getElementById(id);
 const MINUTES = 15;
-let status = null, tasks = [], samples = [], events = [], lost = null, error = null, newest = "";
+let status = null, tasks = [], samples = [], events = [], lost = null, error = null, newest = null;
 
 /** Text of an element, changed only where it differs, so that a screen reader is not told the same again. */
 function say(id, text) {
@@ -167,7 +167,7 @@ async function refreshStatus() {
   try {
     const before = status;
     status = await get("/v1/status");
-    if (before && status.uptime_seconds < before.uptime_seconds) { samples = []; newest = ""; }
+    if (before && status.uptime_seconds < before.uptime_seconds) { samples = []; newest = null; }
     lost = error = null;
     showStatus();
   } catch (problem) {
@@ -203,7 +203,7 @@ at("mark").addEventListener("click", async () => {
 });
 
 let resized = null;
-window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { showCharts(); timeline(at("timeline"), tasks); draw(); newest = ""; }, 120); });
+window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => { showCharts(); timeline(at("timeline"), tasks); draw(); newest = null; }, 120); });
 
 const soon = new Map();
 function later(name, refresh) {

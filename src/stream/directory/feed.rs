@@ -9,12 +9,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
+use super::dispose::Disposal;
 use super::file::{self, Unread};
 use crate::stream::frame::codes;
 use crate::stream::ledger::{Entry, FileState, Fingerprint, Outcome};
 use crate::stream::{Draft, Inlet, Ledger, Origin, Receipt, StreamError, Verdict};
 
-/// Marks of a file that, being alone, killed the process twice: one from the crowd, two from its own attempts.
+/// Marks of a file that, being alone, killed the process twice: one from the crowd, two from its own attempts. One fewer
+/// would condemn files that a power cut or a `kill -9` happened to hit twice.
 const ATTEMPTS_OF_A_KILLER: u8 = 3;
 /// Files offered and not written down yet; the queue's bytes are usually the narrower bound.
 const UNRECORDED_FILES: usize = 4096;
@@ -38,6 +40,7 @@ pub struct Considered {
 pub struct Feeder {
     root: PathBuf,
     max_bytes: usize,
+    disposal: Disposal,
     ledger: Ledger,
     inlet: Inlet,
     stop: CancellationToken,
@@ -70,13 +73,25 @@ enum ToRecord {
 }
 
 impl Feeder {
-    pub fn start(root: PathBuf, max_bytes: usize, ledger: Ledger, inlet: Inlet, stop: CancellationToken) -> Self {
+    pub fn start(
+        root: PathBuf,
+        max_bytes: usize,
+        disposal: Disposal,
+        ledger: Ledger,
+        inlet: Inlet,
+        stop: CancellationToken,
+    ) -> Self {
         let (entries, queue) = mpsc::channel(UNRECORDED_FILES);
         let in_flight = InFlight::default();
-        let recorder =
-            Recorder { ledger: ledger.clone(), inlet: inlet.clone(), stop: stop.clone(), in_flight: in_flight.clone() };
+        let recorder = Recorder {
+            ledger: ledger.clone(),
+            disposal: disposal.clone(),
+            inlet: inlet.clone(),
+            stop: stop.clone(),
+            in_flight: in_flight.clone(),
+        };
         let recorder = tokio::spawn(recorder.run(queue));
-        Self { root, max_bytes, ledger, inlet, stop, in_flight, entries, recorder }
+        Self { root, max_bytes, disposal, ledger, inlet, stop, in_flight, entries, recorder }
     }
 
     /// Waits, within a bound, until everything in flight is decided and written down.
@@ -101,9 +116,14 @@ impl Feeder {
         let (root, ledger, inlet, in_flight) =
             (self.root.clone(), self.ledger.clone(), self.inlet.clone(), self.in_flight.clone());
         let survey = move || survey(&root, &ledger, &inlet, &in_flight, &paths, &is_settled);
-        let Some((mut considered, mut candidates)) = self.patiently(survey).await? else {
+        let Some(Survey { mut considered, mut candidates, decided }) = self.patiently(survey).await? else {
             return Ok(Considered::default());
         };
+        if self.disposal.acts() && !decided.is_empty() {
+            // Decided before, and found all the same: the process ended between the ledger and the file.
+            let (disposal, inlet) = (self.disposal.clone(), self.inlet.clone());
+            spawn_blocking(move || dispose(&disposal, &inlet, &decided)).await.map_err(died)?;
+        }
         let suspects = candidates.extract_if(.., |candidate| candidate.attempts > 0).collect::<Vec<_>>();
         self.mark(candidates.iter().map(|candidate| candidate.entry.clone()).collect()).await?;
         for candidate in candidates {
@@ -243,6 +263,34 @@ impl Feeder {
     }
 }
 
+/// What was found among some paths.
+struct Survey {
+    considered: Considered,
+    candidates: Vec<Candidate>,
+    /// Files whose end the ledger knows, and which are there.
+    decided: Vec<(Entry, Ended)>,
+}
+
+/// How a file ended.
+enum Ended {
+    Taken,
+    Refused { code: String, detail: String },
+}
+
+/// Moves or deletes what is settled, as the settings say. What fails is found again by the next scan.
+fn dispose(disposal: &Disposal, inlet: &Inlet, files: &[(Entry, Ended)]) {
+    for (entry, ended) in files {
+        let disposed = match ended {
+            Ended::Taken => disposal.taken(entry),
+            Ended::Refused { code, detail } => disposal.refused(entry, code, detail),
+        };
+        if let Err(error) = disposed {
+            inlet.count_refusal("file-not-moved");
+            tracing::warn!(file = %entry.0.display(), %error, "could not be moved or deleted; tried again at the next scan");
+        }
+    }
+}
+
 /// Stats and looks up: what is new, in the order of `paths`.
 fn survey(
     root: &Path,
@@ -251,7 +299,7 @@ fn survey(
     in_flight: &InFlight,
     paths: &[PathBuf],
     is_settled: impl Fn(&Path, &Fingerprint) -> bool,
-) -> Result<(Considered, Vec<Candidate>), StreamError> {
+) -> Result<Survey, StreamError> {
     let (mut considered, mut vanished) = (Considered::default(), 0);
     let mut entries: Vec<Entry> = Vec::with_capacity(paths.len());
     for path in paths {
@@ -268,11 +316,17 @@ fn survey(
         }
     }
     let states = ledger.look_up(inlet.source(), &entries)?;
-    let mut candidates = Vec::new();
+    let (mut candidates, mut decided) = (Vec::new(), Vec::new());
     for (entry, state) in entries.into_iter().zip(states) {
         let attempts = match state {
-            FileState::Taken(_) => continue,
-            FileState::Refused { code, .. } if code != codes::UNREADABLE => continue,
+            FileState::Taken(_) => {
+                decided.push((entry, Ended::Taken));
+                continue;
+            }
+            FileState::Refused { code, detail } if code != codes::UNREADABLE => {
+                decided.push((entry, Ended::Refused { code, detail }));
+                continue;
+            }
             // Permissions change without a trace in the fingerprint; the same failure again is not counted again.
             FileState::Refused { .. } if file::open(root, &entry.0, usize::MAX).is_err() => continue,
             FileState::Tried(attempts) => attempts,
@@ -286,12 +340,13 @@ fn survey(
     }
     // Only now, so that a second try does not count them twice.
     (0..vanished).for_each(|_| inlet.count_refusal(codes::VANISHED));
-    Ok((considered, candidates))
+    Ok(Survey { considered, candidates, decided })
 }
 
 /// Waits for verdicts in the order of offering and commits them in groups.
 struct Recorder {
     ledger: Ledger,
+    disposal: Disposal,
     inlet: Inlet,
     stop: CancellationToken,
     in_flight: InFlight,
@@ -345,7 +400,11 @@ impl Recorder {
             let recording = spawn_blocking(move || (ledger.record(source, &group), group));
             let Ok((recorded, back)) = recording.await else { return };
             group = back;
-            let Err(error) = recorded else { break };
+            let Err(error) = recorded else {
+                let Ok(back) = self.dispose(group).await else { return };
+                group = back;
+                break;
+            };
             if !failing {
                 ledger_failed(&self.inlet, &error);
             }
@@ -363,6 +422,29 @@ impl Recorder {
                 in_flight.remove(&path);
             }
         }
+    }
+}
+
+impl Recorder {
+    /// After the ledger has them, so that a crash in between leaves a file too many and never one too few.
+    async fn dispose(&self, group: Vec<(Entry, Outcome)>) -> Result<Vec<(Entry, Outcome)>, tokio::task::JoinError> {
+        if !self.disposal.acts() {
+            return Ok(group);
+        }
+        let ended = |(entry, outcome): &(Entry, Outcome)| {
+            let ended = match outcome {
+                Outcome::Taken(_) => Ended::Taken,
+                Outcome::Refused { code, detail } => {
+                    Ended::Refused { code: (*code).to_owned(), detail: detail.clone() }
+                }
+                Outcome::Undecided => return None,
+            };
+            Some((entry.clone(), ended))
+        };
+        let files: Vec<(Entry, Ended)> = group.iter().filter_map(ended).collect();
+        let (disposal, inlet) = (self.disposal.clone(), self.inlet.clone());
+        spawn_blocking(move || dispose(&disposal, &inlet, &files)).await?;
+        Ok(group)
     }
 }
 

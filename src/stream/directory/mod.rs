@@ -7,11 +7,13 @@
 //! `poll_seconds` and that rule holds for every file.
 //!
 //! The folder is scanned again every five minutes, whenever events were lost, and when it comes back after having disappeared.
-//! Hidden files and folders, `*.tmp` and `*.part` are never looked at. Files are never changed, moved or deleted.
+//! Hidden files and folders, `*.tmp` and `*.part` are never looked at. Files are never changed; they are moved or deleted where
+//! [`After`] says so, once their image is committed and the ledger has it.
 //!
 //! Memory: at most 32,768 names of each folder on the way down, 16,384 paths from the watch, 16,384 unsettled files, 4,096
 //! files offered and not written down; the bytes of frames are bounded by the queue.
 
+mod dispose;
 mod feed;
 mod file;
 mod settle;
@@ -28,6 +30,8 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
+pub use self::dispose::After;
+use self::dispose::Disposal;
 use self::feed::{Considered, Feeder};
 use self::settle::Unsettled;
 use self::walk::{Found, Walk, is_ignored};
@@ -55,12 +59,15 @@ pub struct DirectorySettings {
     pub poll: Duration,
     /// Largest file taken.
     pub max_bytes: usize,
+    /// What becomes of files that were taken.
+    pub after: After,
 }
 
 /// A folder as a source.
 #[derive(Debug)]
 pub struct Directory {
     settings: DirectorySettings,
+    disposal: Disposal,
     ledger: Ledger,
     source: SourceId,
 }
@@ -75,7 +82,8 @@ impl Directory {
             return Err(StreamError::NotAFolder { path: root });
         }
         std::fs::read_dir(&root).map_err(folder)?;
-        Ok(Self { settings: DirectorySettings { root, ..settings }, ledger, source })
+        let disposal = Disposal::open(&root, settings.after.clone())?;
+        Ok(Self { settings: DirectorySettings { root, ..settings }, disposal, ledger, source })
     }
 }
 
@@ -86,9 +94,15 @@ impl Source for Directory {
 
     fn run(self: Box<Self>, inlet: Inlet, stop: CancellationToken) -> RunFuture {
         Box::pin(async move {
-            let Self { settings, ledger, source } = *self;
-            let feeder =
-                Feeder::start(settings.root.clone(), settings.max_bytes, ledger.clone(), inlet.clone(), stop.clone());
+            let Self { settings, disposal, ledger, source } = *self;
+            let feeder = Feeder::start(
+                settings.root.clone(),
+                settings.max_bytes,
+                disposal,
+                ledger.clone(),
+                inlet.clone(),
+                stop.clone(),
+            );
             let mut observer = Observer::new(settings, ledger, source, inlet);
             let ended = observer.run(&feeder, &stop).await;
             feeder.finish().await;

@@ -28,7 +28,10 @@ impl Rig {
         fs::create_dir_all(&root).unwrap();
         let ledger = Ledger::new(Arc::new(Database::create(&folder.join("state.redb")).unwrap())).unwrap();
         let poll = Duration::from_millis(20);
-        Self { settings: DirectorySettings { root, recursive: true, watch, poll, max_bytes: 1000 }, ledger }
+        Self {
+            settings: DirectorySettings { root, recursive: true, watch, poll, max_bytes: 1000, after: After::Keep },
+            ledger,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -183,6 +186,35 @@ async fn a_file_that_killed_the_process_twice_is_left_alone() {
     assert_eq!(running.names(1), ["suspect"]);
     running.refused(codes::CRASHED_TWICE, 1).await;
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_leave_the_folder_once_they_are_written_down_also_after_a_crash_in_between() {
+    for delete in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rig = Rig::new(folder.path(), WatchKind::Notify);
+        let done = folder.path().join("done");
+        rig.settings.after = if delete { After::Delete } else { After::Move(done.clone()) };
+        for name in ["a", "b/c", "z"] {
+            fs::create_dir_all(rig.path(name).parent().unwrap()).unwrap();
+            fs::write(rig.path(name), name).unwrap();
+        }
+        // As a process leaves it that dies between the ledger and the file.
+        let entry = (PathBuf::from("z"), file::fingerprint(&fs::metadata(rig.path("z")).unwrap()));
+        let taken = crate::stream::ledger::Outcome::Taken(FrameId(7));
+        rig.ledger.record(rig.ledger.source_id("in").unwrap(), &[(entry, taken)]).unwrap();
+        let mut running = rig.start();
+        assert_eq!(running.names(2), ["a", "b/c"]);
+        let start = Instant::now();
+        while ["a", "b/c", "z"].iter().any(|name| rig.path(name).exists()) {
+            assert!(start.elapsed() < PATIENCE, "they are still there: {:?}", running.handle.reports());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        running.stop().await;
+        for name in ["a", "b/c", "z"] {
+            assert_eq!(fs::read(done.join(name)).ok(), (!delete).then(|| name.as_bytes().to_vec()), "{name}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
