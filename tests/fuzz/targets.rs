@@ -156,7 +156,7 @@ fn store() -> Parse {
             let _ = reader.get(id);
         }
         let meta = SlotMeta {
-            id: FrameId(u64::MAX / 2),
+            id: FrameId(1 << 61),
             source: SourceId(1),
             source_sequence: 0,
             wall_time_ns: 0,
