@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench horizon -- data=DIR preset=resnet18-w16 objective=simclr strategy=lump batch=64 replay=64 \
-//!     rate=0.1 steps=1 images=20000 order=shuffled seed=0 slots=4096 every=5000 bank=10000 tests=2000
+//!     rate=0.1 steps=1 precision=f32 images=20000 order=shuffled seed=0 slots=4096 every=5000 bank=10000 tests=2000
 //! ```
 //! `data` holds the files of the binary version of CIFAR-10 (data_batch_1.bin ... test_batch.bin). `order=split` gives the
 //! classes two by two, as a stream of five tasks. One JSON line at the start and after every `every` images: 10-way accuracy with
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use lumpd::config::{LearnSettings, ObjectiveKind, Random, Seed, StrategyKind};
+use lumpd::config::{LearnSettings, ObjectiveKind, Precision, Random, Seed, StrategyKind};
 use lumpd::encoder::Preset;
 use lumpd::learn::Trainer;
 
@@ -183,6 +183,11 @@ fn settings(arguments: &Arguments) -> Result<LearnSettings> {
             "finetune" => StrategyKind::Finetune,
             "lump" => StrategyKind::Lump,
             other => bail!("strategy={other}: finetune or lump"),
+        },
+        precision: match arguments.get("precision", "f32".to_owned())?.as_str() {
+            "f32" => Precision::F32,
+            "bf16" => Precision::Bf16,
+            other => bail!("precision={other}: f32 or bf16"),
         },
         batch: arguments.get("batch", defaults.batch)?,
         replay_batch: arguments.get("replay", defaults.replay_batch)?,

@@ -1,7 +1,7 @@
 //! Speed of the CPU kernels on the layers of a ResNet-18, by processor time: what each takes of a training step.
 //!
 //! ```text
-//! cargo bench --bench kernels -- [WIDTH] [SIDE] [IMAGES]
+//! cargo bench --bench kernels -- [WIDTH] [SIDE] [IMAGES] [bf16]
 //! ```
 //!
 //! For every kind of layer: milliseconds and effective GFLOP/s (those of the definition, so that Winograd's algorithm may
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Duration;
 
-use lumpd::device::kernels::{BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Shape, Threads};
+use lumpd::device::kernels::{BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Products, Shape, Threads};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Processor time of this thread.
@@ -48,6 +48,7 @@ fn noise(count: usize) -> Vec<f32> {
 struct Totals {
     isa: Isa,
     images: usize,
+    products: Products,
     seconds: BTreeMap<&'static str, f64>,
 }
 
@@ -59,7 +60,7 @@ impl Totals {
     /// Measures a layer that occurs `times` times.
     fn layer(&mut self, name: &str, shape: Shape, times: usize) {
         let (isa, images, threads) = (self.isa, self.images, Threads::Caller);
-        let convolution = Convolution::new(isa, shape);
+        let convolution = Convolution::with_products(isa, shape, self.products);
         let (x, dy) = (noise(images * shape.input_values(isa)), noise(images * shape.output_values(isa)));
         let weights = noise(shape.weights());
         let (mut y, mut dx) = (dy.clone(), x.clone());
@@ -121,12 +122,14 @@ impl Totals {
 }
 
 fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let products = if arguments.iter().any(|argument| argument == "bf16") { Products::Bf16 } else { Products::F32 };
     let numbers: Vec<usize> =
-        std::env::args().skip(1).filter(|a| a != "--bench").map(|a| a.parse()).collect::<Result<_, _>>()?;
+        arguments.iter().filter(|argument| *argument != "bf16").map(|a| a.parse()).collect::<Result<_, _>>()?;
     let number = |place: usize, default: usize| numbers.get(place).copied().unwrap_or(default);
     let (width, side, images) = (number(0, 64), number(1, 32), number(2, 32));
     let isa = Isa::for_channels(width);
-    let mut totals = Totals { isa, images, seconds: BTreeMap::new() };
+    let mut totals = Totals { isa, images, products, seconds: BTreeMap::new() };
     let shape = |side: usize, inputs: usize, outputs: usize, size: usize, stride: usize| Shape {
         height: side,
         width: side,
@@ -147,7 +150,7 @@ fn main() -> anyhow::Result<()> {
     }
     let sum: f64 = totals.seconds.values().sum();
     println!(
-        "{} on one thread, {images} images of {side} px, width {width}: {:.1} ms, {:.2} images a second",
+        "{} {products:?} on one thread, {images} images of {side} px, width {width}: {:.1} ms, {:.2} images a second",
         isa.name(),
         sum * 1e3,
         images as f64 / sum

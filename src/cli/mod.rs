@@ -17,8 +17,8 @@ use std::io::Write;
 use clap::{Parser, Subcommand};
 
 mod api;
-mod buffer;
 mod bench;
+mod buffer;
 mod checkpoint;
 mod classify;
 mod client;

@@ -12,6 +12,8 @@ use super::{Exit, supervised};
 use crate::config::{Config, Plan, reload};
 use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
 use crate::device::DeviceError;
+use crate::encoder::EncoderError;
+use crate::learn::LearnError;
 use crate::replay::ReplayError;
 use crate::serve::{Access, Hooks, Limits, Served, Server, Tokens, router};
 use crate::telemetry::{self, Metric};
@@ -72,6 +74,7 @@ fn classed(error: StartError) -> anyhow::Error {
     let exit = match &error {
         error if error.is_temporary() => Exit::Temporary,
         StartError::Encoder(_) | StartError::Stream(_) | StartError::Resume(_) => Exit::Configuration,
+        StartError::Learn(LearnError::Encoder(EncoderError::NoBf16 { .. })) => Exit::Configuration,
         StartError::Device(DeviceError::NotBuilt { .. } | DeviceError::NoSuchOrdinal { .. }) => Exit::Configuration,
         StartError::Replay(ReplayError::OtherGeometry { .. } | ReplayError::OutOfBounds { .. }) => Exit::Configuration,
         _ => Exit::Io,

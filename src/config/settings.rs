@@ -405,6 +405,8 @@ pub struct LearnSettings {
     pub ema_decay: f64,
     /// Outputs of the head of the supervised objective; of no use to the others.
     pub classes: usize,
+    /// In which numbers the encoder multiplies, in training and in what is published of it.
+    pub precision: Precision,
 }
 
 impl Default for LearnSettings {
@@ -429,6 +431,27 @@ impl Default for LearnSettings {
             align_weight: 1.0,
             ema_decay: 0.999,
             classes: 10,
+            precision: Precision::F32,
+        }
+    }
+}
+
+/// Numbers that an encoder multiplies in. Weights, batch norm, gradients and all sums are f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// Factors rounded to bf16: faster, and less accurate. Refused where the device has no such multiplier.
+    Bf16,
+}
+
+impl Precision {
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
         }
     }
 }

@@ -283,13 +283,16 @@ fn open_database(path: &Path) -> Result<Arc<Database>, StartError> {
     Ok(Arc::new(database))
 }
 
+/// The journal of locked steps, and the images in it that no checkpoint covers.
+type Locked = (Arc<LockStep>, Vec<Pending>);
+
 /// The journal of steps that are locked to the stream, where they are.
 fn open_lock(
     config: &Config,
     dir: &Path,
     resumed: Option<&Resumed>,
     buffer: &ReplayBuffer,
-) -> Result<Option<(Arc<LockStep>, Vec<Pending>)>, StartError> {
+) -> Result<Option<Locked>, StartError> {
     if !config.learn.step_locked {
         return Ok(None);
     }

@@ -27,6 +27,8 @@ pub enum EncoderError {
         "the images hold {bytes} bytes, which is no whole number of {side}x{side} RGB images: resize them to the preset's side first"
     )]
     ImageBytes { bytes: usize, side: usize },
+    #[error("learn.precision is \"bf16\", but {reason}: set learn.precision = \"f32\"")]
+    NoBf16 { reason: String },
     #[error(
         "the encoder failed on its device: {0}; if it ran out of memory, take a smaller batch or a narrower preset"
     )]
@@ -43,6 +45,7 @@ impl EncoderError {
             Self::ReadWeights { .. } => "unreadable-weights",
             Self::ParseWeights { .. } | Self::WeightsTensor { .. } => "bad-weights",
             Self::ImageBytes { .. } => "bad-image-bytes",
+            Self::NoBf16 { .. } => "no-bf16",
             Self::Tensor(_) => "encoder-failed",
         }
     }

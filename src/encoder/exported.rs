@@ -55,12 +55,12 @@ mod tests {
     use safetensors::SafeTensors;
 
     use super::*;
-    use crate::config::Seed;
+    use crate::config::{Precision, Seed};
     use crate::encoder::{Preset, build};
 
     #[test]
     fn every_parameter_and_statistic_is_in_the_file_under_its_name() {
-        let backbone = build(&Preset::load("resnet18-w16").unwrap(), &Device::Cpu, Seed(1)).unwrap();
+        let backbone = build(&Preset::load("resnet18-w16").unwrap(), &Device::Cpu, Precision::F32, Seed(1)).unwrap();
         let file = Weights::of(&*backbone).unwrap().to_safetensors(HashMap::new()).unwrap();
         let tensors = SafeTensors::deserialize(&file).unwrap();
         assert_eq!(tensors.len(), backbone.layout().len() + backbone.statistics_layout().len());

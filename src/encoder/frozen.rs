@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(EncoderLayer::of("layer3.1.bn2.bias"), EncoderLayer::Layer3);
         let layout = parameter_layout(Stem::Imagenet, 4);
         let end = layout.last().map(|p| p.offset + p.elements()).unwrap();
-        assert_eq!(Frozen::default().trainable(&layout), [0..end]);
+        assert_eq!(Frozen::default().trainable(&layout), vec![0..end; 1]);
         let frozen = Frozen::new(&[EncoderLayer::Layer2, EncoderLayer::Stem]);
         assert_eq!(frozen.to_string(), "[\"stem\", \"layer2\"]");
         let at = |name: &str| layout.iter().find(|p| p.name == name).unwrap().offset;

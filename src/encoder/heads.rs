@@ -5,6 +5,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::fused::FusedNorm;
 use super::norm::{batch_norm, relu};
 use crate::config::Seed;
 
@@ -51,11 +52,15 @@ struct Layer {
 
 impl Layer {
     fn forward(&self, x: &Tensor, groups: usize) -> Result<Tensor> {
-        let mut x = x.matmul(&self.weight.t()?)?;
+        // Not x W^T: so the gradient of W is that of a left factor, which comes in W's own layout.
+        let mut x = self.weight.matmul(&x.t()?)?.t()?.contiguous()?;
         if let Some(bias) = &self.bias {
             x = x.broadcast_add(bias)?;
         }
         if let Some((weight, bias)) = &self.norm {
+            if let Some(fused) = FusedNorm::of(&x, groups, self.relu) {
+                return fused.apply(&x, weight, bias);
+            }
             x = batch_norm(&x, groups, weight, bias)?.0;
         }
         if self.relu { relu(&x) } else { Ok(x) }

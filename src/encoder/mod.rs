@@ -7,7 +7,8 @@
 //! ```
 //! use lumpd::{config::Seed, encoder};
 //! let preset = encoder::Preset::load("resnet18-w16").unwrap();
-//! let backbone = encoder::build(&preset, &candle_core::Device::Cpu, Seed(0)).unwrap();
+//! let precision = lumpd::config::Precision::F32;
+//! let backbone = encoder::build(&preset, &candle_core::Device::Cpu, precision, Seed(0)).unwrap();
 //! let image = vec![128u8; preset.image_bytes()];
 //! let pixels = preset.normalise(&image, &candle_core::Device::Cpu).unwrap();
 //! let embedding = backbone.freeze().unwrap().embed(&pixels).unwrap();
@@ -21,6 +22,7 @@ mod cuda;
 mod error;
 mod exported;
 mod frozen;
+mod fused;
 mod heads;
 mod id;
 mod norm;
@@ -45,22 +47,30 @@ pub use preset::{Architecture, Preset, Stem};
 pub use resnet::PlainResNet18;
 pub use weights::{GivenWeights, to_safetensors};
 
-use crate::config::Seed;
+use crate::config::{Precision, Seed};
 use crate::device::cuda as accelerator;
 
 /// The trainable network of a preset, freshly initialised: the one place that picks how it is computed. On the CPU by kernels
 /// of its own, on CUDA by cuDNN and kernels of its own, elsewhere by plain tensors.
 ///
 /// # Errors
-/// Where the device cannot hold the parameters.
-pub fn build(preset: &Preset, device: &Device, seed: Seed) -> Result<Box<dyn Backbone>, EncoderError> {
+/// Where the device cannot hold the parameters, or does not multiply in that precision.
+pub fn build(
+    preset: &Preset,
+    device: &Device,
+    precision: Precision,
+    seed: Seed,
+) -> Result<Box<dyn Backbone>, EncoderError> {
     if device.is_cpu() {
-        return Ok(Box::new(CpuResNet18::new(preset, seed)?));
+        return Ok(Box::new(CpuResNet18::new(preset, seed)?.with_precision(precision)?));
     }
     if let Some(machine) = accelerator::machine(device) {
         let machine = machine?;
         let precision = accelerator::precision(machine.as_ref());
         return Ok(Box::new(CudaResNet18::new(preset, machine, precision, seed)?));
+    }
+    if precision != Precision::F32 {
+        return Err(EncoderError::NoBf16 { reason: "this device's network multiplies in f32 only".into() });
     }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }

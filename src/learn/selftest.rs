@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::sgd::Sgd;
 use super::{LearnError, Trainer};
-use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::config::{self, EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
 use crate::device::Check;
 use crate::device::cuda::{self, Precision};
 use crate::encoder::{self, Backbone, Frozen, Parameter, PlainResNet18, Preset, Stem};
@@ -137,7 +137,7 @@ fn check_backbone(device: &Device, case: &Case, report: &mut dyn FnMut(Check)) -
 /// Both networks with the same weights: random, batch norm off the identity, running statistics off their start.
 fn pair(device: &Device, preset: &Preset) -> Result<(Box<dyn Backbone>, PlainResNet18), LearnError> {
     let mut plain = PlainResNet18::new(preset, &Device::Cpu, DType::F64, Seed(3))?;
-    let mut fast = encoder::build(preset, device, Seed(3))?;
+    let mut fast = encoder::build(preset, device, config::Precision::F32, Seed(3))?;
     let shifted = |flat: &Tensor, layout: &[Parameter], name: &str| -> Result<Tensor, LearnError> {
         let mut values = numbers(flat)?;
         let mut random = Seed(4).random(name, 0);

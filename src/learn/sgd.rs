@@ -75,7 +75,7 @@ pub fn is_finite(tensor: &Tensor) -> Result<bool> {
         if let Storage::Cpu(storage) = &*storage {
             return Ok(values::<f32>(storage, layout)?
                 .par_chunks(CHUNK)
-                .all(|chunk| chunk.iter().all(|v| v.is_finite())));
+                .all(|chunk| chunk.iter().fold(true, |finite, value| finite & value.is_finite())));
         }
     }
     if let Some(outcome) = tensors::is_finite(&tensor) {

@@ -56,7 +56,7 @@ impl Trainer {
     /// # Errors
     /// Where the device cannot hold it.
     pub fn new(preset: Preset, settings: &LearnSettings, device: &Device, seed: Seed) -> Result<Self, LearnError> {
-        let backbone = encoder::build(&preset, device, seed)?;
+        let backbone = encoder::build(&preset, device, settings.precision, seed)?;
         Self::with_backbone(preset, backbone, settings, seed)
     }
 

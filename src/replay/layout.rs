@@ -19,6 +19,10 @@ pub const GEOMETRY_OFFSETS: [u64; 2] = [0, 3 * PAGE];
 /// Where the first slot is.
 pub const SLOTS_OFFSET: u64 = 4 * PAGE;
 
+/// Highest write, frame and count that a file may hold: no store gets there in its life, and what is counted on from there
+/// never overflows. Beyond it a block is damaged, whatever its checksum says.
+const MOST_NUMBER: u64 = 1 << 62;
+
 /// 16 random bytes of one file.
 pub type Identity = [u8; 16];
 

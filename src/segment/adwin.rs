@@ -1,8 +1,8 @@
 //! ADWIN (Bifet and Gavalda, SIAM Data Mining 2007): a window that is cut wherever its two parts have means too far apart, one
 //! for each of the first eight coordinates.
 //!
-//! The window is a histogram of buckets of 1, 2, 4, ... frames, at most five of a size. Its test, |m_0 - m_1| > sqrt(2 v L / m)
-//! + 2 L / (3 m) with m the harmonic size of the parts and L = ln(2 / delta'), is solved for L: the statistic is the largest L
+//! The window is a histogram of buckets of 1, 2, 4, ... frames, at most five of a size. Its test, |m_0 - m_1| > sqrt(2 v L / m) +
+//! 2 L / (3 m) with m the harmonic size of the parts and L = ln(2 / delta'), is solved for L: the statistic is the largest L
 //! over all cuts and coordinates, and the threshold on it stands for delta'.
 
 use super::SegmentError;

@@ -3,8 +3,11 @@
 use std::io::Write;
 
 use clap::{Args, Subcommand};
+use speed::Subject;
 
 mod segment;
+mod speed;
+mod work;
 
 /// Measure what this build reaches on this machine
 #[derive(Debug, Args)]
@@ -15,12 +18,21 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
+    /// Training steps: forward, backward and update; one image is two views
+    Train(speed::Arguments),
+    /// Embedding with the frozen encoder
+    Embed(speed::Arguments),
+    /// Making two random views of each image
+    Views(speed::Arguments),
     /// Boundaries found on streams of real images, against the truth
     Segment(segment::Arguments),
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     match &arguments.benchmark {
+        Benchmark::Train(arguments) => speed::run(Subject::Train, arguments, out),
+        Benchmark::Embed(arguments) => speed::run(Subject::Embed, arguments, out),
+        Benchmark::Views(arguments) => speed::run(Subject::Views, arguments, out),
         Benchmark::Segment(arguments) => segment::run(arguments, out),
     }
 }

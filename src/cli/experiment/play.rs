@@ -100,7 +100,9 @@ impl Progress {
         let words = format!("task {}/{stages} epoch {}/{epochs} loss {loss} {rate:.0} images/s", stage + 1, epoch + 1);
         bar.set_position(presented);
         bar.set_message(words.clone());
-        if !stderr().is_terminal() && self.told.elapsed() >= LINE_INTERVAL {
+        // After the first batch alone there is no rate yet.
+        let known = presented > first;
+        if known && !stderr().is_terminal() && self.told.elapsed() >= LINE_INTERVAL {
             self.told = Instant::now();
             let left = (presentations - presented) as f64 / rate.max(1e-9);
             // Nothing can be told where standard error itself is closed.

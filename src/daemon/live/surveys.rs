@@ -118,9 +118,12 @@ fn entry_of(meta: &SlotMeta) -> Entry {
     Entry { frame: meta.id, source: meta.source, wall_time_ns: meta.wall_time_ns }
 }
 
+/// Where the images of a bank lie, and what share of the spread each of the two axes tells.
+type Places = (Arc<Vec<(Entry, [f32; 2])>>, Vec<Option<f64>>);
+
 impl Live {
     /// The first two principal components of the bank, or of every so-manieth row of it.
-    fn places(&self, published: &Published, limit: usize) -> (Arc<Vec<(Entry, [f32; 2])>>, Vec<Option<f64>>) {
+    fn places(&self, published: &Published, limit: usize) -> Places {
         let of = (published.version, published.bank.len(), limit);
         let mut cached = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = cached.as_ref().filter(|map| map.of == of) {

@@ -174,6 +174,7 @@ pub struct Operands<'a> {
     pub workspace: &'a Region,
 }
 
+#[cfg(any(test, feature = "cuda"))]
 impl Operands<'_> {
     pub(super) fn check(&self, plan: &Plan) -> Result<()> {
         let (shape, bytes) = (&plan.shape, plan.precision.bytes());

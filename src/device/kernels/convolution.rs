@@ -1,6 +1,6 @@
 //! A convolution of a fixed shape, by the algorithm that suits it.
 
-use super::{Direction, Epilogue, Isa, Shape, Threads, direct::Direct, winograd::Winograd};
+use super::{Direction, Epilogue, Isa, Products, Shape, Threads, direct::Direct, winograd::Winograd};
 
 /// A convolution without bias (cross-correlation, as networks have it):
 /// `y[p][o] = sum over taps t and inputs i of w[o][i][t] * x[p * stride - padding + t][i]`.
@@ -23,23 +23,33 @@ enum Algorithm {
 impl Convolution {
     /// The algorithm with the fewest multiplications for maps of this shape.
     pub fn new(isa: Isa, shape: Shape) -> Self {
-        if Winograd::suits(&shape) {
-            Self { isa, shape, algorithm: Algorithm::Winograd(Winograd::new(isa, shape)) }
+        Self::with_products(isa, shape, Products::F32)
+    }
+
+    /// As [`Convolution::new`], multiplying in these numbers.
+    ///
+    /// # Panics
+    /// If the instruction set does not: see [`Isa::has_bf16`].
+    pub fn with_products(isa: Isa, shape: Shape, products: Products) -> Self {
+        assert!(products == Products::F32 || isa.has_bf16(), "{} does not multiply bf16 here", isa.name());
+        let algorithm = if Winograd::suits(&shape) {
+            Algorithm::Winograd(Winograd::new(isa, shape, products))
         } else {
-            Self::direct(isa, shape)
-        }
+            Algorithm::Direct(Direct::new(isa, shape, products))
+        };
+        Self { isa, shape, algorithm }
     }
 
     /// By the definition: its packed weights are a quarter of the other's, which is what counts for a single image.
     pub fn direct(isa: Isa, shape: Shape) -> Self {
-        Self { isa, shape, algorithm: Algorithm::Direct(Direct::new(isa, shape)) }
+        Self { isa, shape, algorithm: Algorithm::Direct(Direct::new(isa, shape, Products::F32)) }
     }
 
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// Length of packed weights.
+    /// Length of packed weights; in bf16 half as long, each place holding a pair.
     pub fn packed_values(&self, direction: Direction) -> usize {
         match &self.algorithm {
             Algorithm::Direct(direct) => direct.packed_values(direction),
@@ -141,7 +151,11 @@ mod tests {
     /// Winograd in f32 is good to about 1e-5; by the definition the error is that of summation.
     const TOLERANCE: f64 = 2e-5;
 
+    /// Winograd with products of bf16 is good to about 1.2 %.
+    const TOLERANCE_BF16: f64 = 0.03;
+
     struct Case {
+        tolerance: f64,
         convolution: Convolution,
         images: usize,
         input: Vec<f64>,
@@ -154,6 +168,7 @@ mod tests {
             let shape = *convolution.shape();
             let outputs = images * shape.output_height() * shape.output_width() * shape.outputs;
             Self {
+                tolerance: TOLERANCE,
                 convolution,
                 images,
                 input: reference::noise(1, images * shape.height * shape.width * shape.inputs),
@@ -187,7 +202,7 @@ mod tests {
             self.convolution.forward(threads, &self.stored_input(), &packed, Epilogue::default(), &mut output);
             let output = reference::dense(&output, shape.outputs, isa.stored(shape.outputs));
             let expected = reference::convolution(&shape, self.images, &self.input, &self.weights);
-            reference::assert_close(&what("forward"), &output, &expected, TOLERANCE);
+            reference::assert_close(&what("forward"), &output, &expected, self.tolerance);
 
             let mut gradient = vec![f32::NAN; shape.weights()];
             let mut workspace = vec![f32::NAN; 7];
@@ -200,7 +215,7 @@ mod tests {
             );
             let gradient: Vec<f64> = gradient.iter().map(|g| f64::from(*g)).collect();
             let expected = reference::weight_gradient(&shape, self.images, &self.input, &self.gradient);
-            reference::assert_close(&what("weight gradient"), &gradient, &expected, TOLERANCE);
+            reference::assert_close(&what("weight gradient"), &gradient, &expected, self.tolerance);
 
             if shape.packed_input {
                 return;
@@ -211,12 +226,12 @@ mod tests {
             self.convolution.input_gradient(threads, &given, &packed, false, &mut gradient);
             let once = reference::dense(&gradient, shape.inputs, isa.stored(shape.inputs));
             let expected = reference::input_gradient(&shape, self.images, &self.gradient, &self.weights);
-            reference::assert_close(&what("input gradient"), &once, &expected, TOLERANCE);
+            reference::assert_close(&what("input gradient"), &once, &expected, self.tolerance);
 
             self.convolution.input_gradient(threads, &given, &packed, true, &mut gradient);
             let twice = reference::dense(&gradient, shape.inputs, isa.stored(shape.inputs));
             let expected: Vec<f64> = expected.iter().map(|gradient| 2.0 * gradient).collect();
-            reference::assert_close(&what("input gradient added"), &twice, &expected, TOLERANCE);
+            reference::assert_close(&what("input gradient added"), &twice, &expected, self.tolerance);
         }
     }
 
@@ -253,6 +268,10 @@ mod tests {
             for isa in Isa::available() {
                 Case::new(Convolution::new(isa, shape), images).check(Threads::Pool);
                 Case::new(Convolution::direct(isa, shape), images).check(Threads::Caller);
+                if isa.has_bf16() {
+                    let convolution = Convolution::with_products(isa, shape, Products::Bf16);
+                    Case { tolerance: TOLERANCE_BF16, ..Case::new(convolution, images) }.check(Threads::Pool);
+                }
             }
         }
     }
@@ -277,6 +296,20 @@ mod tests {
         for (index, shape) in layers.into_iter().enumerate() {
             let isa = Isa::available()[index % Isa::available().len()];
             Case::new(Convolution::new(isa, shape), 2 + index % 3).check(Threads::Pool);
+            if let Some(isa) = Isa::available().into_iter().find(|isa| isa.has_bf16()) {
+                let convolution = Convolution::with_products(isa, shape, Products::Bf16);
+                Case { tolerance: TOLERANCE_BF16, ..Case::new(convolution, 1 + index % 3) }.check(Threads::Pool);
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_where_the_processor_has_none_is_refused() {
+        let shape =
+            Shape { height: 4, width: 4, inputs: 4, outputs: 4, size: 3, stride: 1, padding: 1, packed_input: false };
+        for isa in Isa::available().into_iter().filter(|isa| !isa.has_bf16()) {
+            let made = std::panic::catch_unwind(|| Convolution::with_products(isa, shape, Products::Bf16));
+            assert!(made.is_err(), "{}", isa.name());
         }
     }
 

@@ -105,7 +105,7 @@ impl MaxPool {
         );
         let row = self.output_width() * self.channels;
         let outputs = output.chunks_exact_mut(row);
-        let rows: Vec<(usize, &mut [f32], Option<&mut [u8]>)> = match taps {
+        let rows: Vec<(_, _, Option<&mut [u8]>)> = match taps {
             Some(taps) => {
                 outputs.zip(taps.chunks_exact_mut(row)).enumerate().map(|(n, (o, t))| (n, o, Some(t))).collect()
             }

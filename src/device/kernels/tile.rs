@@ -3,7 +3,40 @@
 //! [`multiply`] computes a few rows (pixels) of one panel (two vectors of output channels) of a matrix product whose rows
 //! lie anywhere in memory; [`Outer`] sums outer products over pixels, as weight gradients need.
 
-use super::simd::Simd;
+use super::simd::{Pairs, Simd};
+
+/// How factors are multiplied: the values of a unit of 32 bits with those of another.
+pub(super) trait Arithmetic<S: Simd>: Copy {
+    /// Values in a unit.
+    const PER_UNIT: usize;
+    fn multiply_add(simd: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector;
+}
+
+/// f32: a unit is a value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Single;
+
+/// bf16: a unit is a pair of values, and the product of two units the sum of two products.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paired;
+
+impl<S: Simd> Arithmetic<S> for Single {
+    const PER_UNIT: usize = 1;
+
+    #[inline(always)]
+    fn multiply_add(simd: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
+        simd.mul_add(a, b, c)
+    }
+}
+
+impl<S: Pairs> Arithmetic<S> for Paired {
+    const PER_UNIT: usize = 2;
+
+    #[inline(always)]
+    fn multiply_add(simd: S, a: S::Vector, b: S::Vector, c: S::Vector) -> S::Vector {
+        simd.dot(a, b, c)
+    }
+}
 
 /// What happens to a convolution's sums on their way to memory, in this order.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,12 +49,12 @@ pub struct Epilogue<'a> {
     pub relu: bool,
 }
 
-/// Consecutive values of a source row that meet consecutive rows of a weight panel.
+/// Consecutive units of a source row that meet consecutive rows of a weight panel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
-    /// From the row's base to the first value.
+    /// From the row's base to the first unit.
     pub source: isize,
-    /// Row of the weight panel that the first value meets.
+    /// Row of the weight panel that the first unit meets.
     pub weights: usize,
     pub length: usize,
 }
@@ -71,12 +104,13 @@ pub(super) const MAX_ROWS: usize = 8;
 
 /// `target[r][0..width] = epilogue(sum over runs and k of source[r][run.source + k] * panel[run.weights + k][0..width])`
 /// for `rows <= min(S::ROWS, 8)` rows; `width` is `columns * LANES`, `columns` 1 or 2; `channel` is the panel's first channel.
+/// Sources and panel are units of the arithmetic `A`, targets f32.
 ///
 /// # Safety
 /// For every row, all values that the runs name and the `width` values at its target are valid, and so are the
 /// panel's rows that the runs name. Targets are distinct.
 #[inline(always)]
-pub(super) unsafe fn multiply<S: Simd>(
+pub(super) unsafe fn multiply<S: Simd, A: Arithmetic<S>>(
     simd: S,
     (rows, columns): (usize, usize),
     source: &[*const f32; MAX_ROWS],
@@ -88,9 +122,9 @@ pub(super) unsafe fn multiply<S: Simd>(
     // SAFETY: the caller's promise is handed on.
     unsafe {
         if columns == 2 {
-            with_rows!(rows, R => tile::<S, R, 2>(simd, source, runs, panel, target, epilogue, channel))
+            with_rows!(rows, R => tile::<S, A, R, 2>(simd, source, runs, panel, target, epilogue, channel))
         } else {
-            with_rows!(rows, R => tile::<S, R, 1>(simd, source, runs, panel, target, epilogue, channel))
+            with_rows!(rows, R => tile::<S, A, R, 1>(simd, source, runs, panel, target, epilogue, channel))
         }
     }
 }
@@ -98,7 +132,7 @@ pub(super) unsafe fn multiply<S: Simd>(
 /// # Safety
 /// As [`multiply`].
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const C: usize>(
+unsafe fn tile<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     simd: S,
     source: &[*const f32; MAX_ROWS],
     runs: &[Run],
@@ -125,7 +159,7 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(
                 for r in 0..R {
                     let value = simd.splat(*from[r].wrapping_add(k));
                     for (sum, weight) in sums[r].iter_mut().zip(row) {
-                        *sum = simd.mul_add(value, weight, *sum);
+                        *sum = A::multiply_add(simd, value, weight, *sum);
                     }
                 }
             }
@@ -163,7 +197,7 @@ pub(super) unsafe fn finish<S: Simd>(
     if epilogue.relu { simd.max(simd.zero(), sum) } else { sum }
 }
 
-/// Pixels over which outer products are summed: `images` times `rows` times `columns`, each with its distances in
+/// Pixels (or pairs of them, as the arithmetic has it) over which outer products are summed: `images` times `rows` times `columns`, each with its distances in
 /// values within the left source, and within the right one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pixels {
@@ -193,7 +227,7 @@ impl Outer {
     /// For every pixel, `rows` values at its place from `left` and `columns` vectors from `right` are valid, and so are
     /// `rows` rows of `columns` vectors of the target.
     #[inline(always)]
-    pub(super) unsafe fn sum<S: Simd>(
+    pub(super) unsafe fn sum<S: Simd, A: Arithmetic<S>>(
         &self,
         simd: S,
         (rows, columns): (usize, usize),
@@ -205,9 +239,9 @@ impl Outer {
         // SAFETY: the caller's promise is handed on.
         unsafe {
             if columns == 2 {
-                with_rows!(rows, R => self.block::<S, R, 2>(simd, left, right, target))
+                with_rows!(rows, R => self.block::<S, A, R, 2>(simd, left, right, target))
             } else {
-                with_rows!(rows, R => self.block::<S, R, 1>(simd, left, right, target))
+                with_rows!(rows, R => self.block::<S, A, R, 1>(simd, left, right, target))
             }
         }
     }
@@ -215,7 +249,7 @@ impl Outer {
     /// # Safety
     /// As [`Outer::sum`].
     #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize, const C: usize>(
+    unsafe fn block<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
         &self,
         simd: S,
         left: *const f32,
@@ -239,7 +273,7 @@ impl Outer {
                 for _ in 0..rows {
                     let (mut l, mut r) = (left_row, right_row);
                     for _ in 0..columns {
-                        add_product::<S, R, C>(simd, l, r, &mut sums);
+                        add_product::<S, A, R, C>(simd, l, r, &mut sums);
                         l = l.wrapping_add(by[2]);
                         r = r.wrapping_add(with[2]);
                     }
@@ -263,7 +297,7 @@ impl Outer {
 /// # Safety
 /// `R` values of `left` and `C` vectors of `right` are valid.
 #[inline(always)]
-unsafe fn add_product<S: Simd, const R: usize, const C: usize>(
+unsafe fn add_product<S: Simd, A: Arithmetic<S>, const R: usize, const C: usize>(
     simd: S,
     left: *const f32,
     right: *const f32,
@@ -278,7 +312,7 @@ unsafe fn add_product<S: Simd, const R: usize, const C: usize>(
         for (r, sums) in sums.iter_mut().enumerate() {
             let value = simd.splat(*left.wrapping_add(r));
             for (sum, weight) in sums.iter_mut().zip(row) {
-                *sum = simd.mul_add(value, weight, *sum);
+                *sum = A::multiply_add(simd, value, weight, *sum);
             }
         }
     }

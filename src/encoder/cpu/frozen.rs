@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::layers::{BlockLayers, Folded, Layer, Layers, Network};
 use super::with_values;
-use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Shape, Threads, global_average};
+use crate::device::kernels::{Convolution, Direction, Epilogue, Isa, Products, Shape, Threads, global_average};
 use crate::encoder::Embedder;
 
 /// Batches up to this size are answered by the calling thread: a query does not queue behind other work in the pool.
@@ -23,6 +23,7 @@ const SIZES: usize = 4;
 /// An immutable copy of the network.
 pub(super) struct CpuEmbedder {
     isa: Isa,
+    products: Products,
     network: Network,
     /// Of each layer, in the order of the layout.
     folded: Vec<Folded>,
@@ -41,12 +42,18 @@ struct Plan {
 }
 
 impl CpuEmbedder {
-    pub(super) fn new(isa: Isa, network: &Network, parameters: &[f32], statistics: &[f32]) -> Self {
+    pub(super) fn new(
+        (isa, products): (Isa, Products),
+        network: &Network,
+        parameters: &[f32],
+        statistics: &[f32],
+    ) -> Self {
         // Where parameters lie does not depend on the size of the images.
         let layers = Layers::new(isa, network, (1, 1));
         let folded = layers.all.iter().map(|layer| Folded::new(isa, layer, parameters, statistics)).collect();
         Self {
             isa,
+            products,
             features: layers.features(),
             network: network.clone(),
             folded,
@@ -73,7 +80,7 @@ impl CpuEmbedder {
         let layers = Layers::new(self.isa, &self.network, size);
         let threads = if few { Threads::Caller } else { Threads::Pool };
         let pack = |(layer, folded): (&Layer, &Folded)| {
-            let convolution = convolution(self.isa, layer.shape, few);
+            let convolution = convolution((self.isa, self.products), layer.shape, few);
             let mut packed = vec![0.0; convolution.packed_values(Direction::Forward)];
             convolution.pack(threads, Direction::Forward, &folded.kernel, &mut packed);
             (convolution, packed)
@@ -141,11 +148,11 @@ impl Embedder for CpuEmbedder {
 
 /// For few images the definition beats Winograd's algorithm on small maps: there, fetching kernels takes longer than
 /// multiplying, and transformed kernels are four times as large.
-fn convolution(isa: Isa, shape: Shape, few: bool) -> Convolution {
+fn convolution((isa, products): (Isa, Products), shape: Shape, few: bool) -> Convolution {
     const SMALL_MAP: usize = 8 * 8;
     if few && shape.height * shape.width <= SMALL_MAP {
         Convolution::direct(isa, shape)
     } else {
-        Convolution::new(isa, shape)
+        Convolution::with_products(isa, shape, products)
     }
 }

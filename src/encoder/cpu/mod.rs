@@ -23,13 +23,15 @@ use super::{
     Backbone, Embedder, Frozen, MOMENTUM, Parameter, Preset, blocks, initial_parameters, initial_statistics,
     parameter_layout, statistics_layout,
 };
-use crate::config::Seed;
-use crate::device::kernels::Isa;
+use crate::config::{Precision, Seed};
+use crate::device::kernels::{Isa, Products};
+use crate::encoder::EncoderError;
 
 /// The CPU backend of a ResNet-18, in its CIFAR form (3x3 stem) as in its ImageNet form (7x7 stem and max-pool).
 pub struct CpuResNet18 {
     network: Network,
     isa: Isa,
+    products: Products,
     parameters: Tensor,
     statistics: Tensor,
     engine: Option<SizedEngine>,
@@ -68,7 +70,21 @@ impl CpuResNet18 {
         let parameters = Tensor::new(initial_parameters(&layout, seed), &Device::Cpu)?;
         let statistics = Tensor::new(initial_statistics(&statistics_layout), &Device::Cpu)?;
         let network = Network { stem, blocks: blocks(width), layout, statistics_layout, frozen: Frozen::default() };
-        Ok(Self { network, isa, parameters, statistics, engine: None, pending: None })
+        let products = Products::F32;
+        Ok(Self { network, isa, products, parameters, statistics, engine: None, pending: None })
+    }
+
+    /// The same network, its convolutions multiplying in that precision.
+    ///
+    /// # Errors
+    /// [`EncoderError::NoBf16`] where the processor, or the instruction set that this width takes, does not.
+    pub fn with_precision(mut self, precision: Precision) -> std::result::Result<Self, EncoderError> {
+        self.products = match precision {
+            Precision::F32 => Products::F32,
+            Precision::Bf16 if self.isa.has_bf16() => Products::Bf16,
+            Precision::Bf16 => return Err(no_bf16(self.isa)),
+        };
+        Ok(self)
     }
 
     /// The instruction set in use.
@@ -82,7 +98,7 @@ impl CpuResNet18 {
             Some(sized) if sized.size == size => sized,
             _ => {
                 let layers = Layers::new(self.isa, &self.network, size);
-                SizedEngine { size, count, engine: Engine::new(self.isa, layers) }
+                SizedEngine { size, count, engine: Engine::new(self.isa, self.products, layers) }
             }
         };
         if sized.count != count {
@@ -195,11 +211,21 @@ impl Backbone for CpuResNet18 {
     fn freeze(&self) -> Result<Arc<dyn Embedder>> {
         let embedder = with_values(&self.parameters, |parameters| {
             with_values(&self.statistics, |statistics| {
-                CpuEmbedder::new(self.isa, &self.network, parameters, statistics)
+                CpuEmbedder::new((self.isa, self.products), &self.network, parameters, statistics)
             })
         })??;
         Ok(Arc::new(embedder))
     }
+}
+
+fn no_bf16(isa: Isa) -> EncoderError {
+    let reason = if Isa::available().iter().any(|isa| isa.has_bf16()) {
+        let lanes = Isa::available().iter().find(|isa| isa.has_bf16()).map_or(0, |isa| isa.lanes());
+        format!("the preset's width is no multiple of {lanes}, so that {} computes it", isa.name())
+    } else {
+        "this processor has no such multiplier (AVX512_BF16)".to_owned()
+    };
+    EncoderError::NoBf16 { reason }
 }
 
 /// Number, height and width of the images of a batch (n, height, width, 3).

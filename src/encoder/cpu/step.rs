@@ -1,7 +1,8 @@
 //! Forward and backward pass of a training step.
 //!
-//! The forward pass keeps, of every layer, what the convolution gave and what came out of the batch norm; the backward
-//! pass gives each back as soon as it has used it. Kernels are packed when they are needed, into one buffer.
+//! The forward pass keeps, of every layer, what the convolution gave and, where a block ends, what came out of it; the maps
+//! within a block are made again in the backward pass, which gives each back as soon as it has used it. Kernels are packed
+//! when they are needed, into one buffer.
 //!
 //! A frozen layer is a convolution with its batch norm folded in, both ways. The backward pass ends at the first layer that
 //! learns; below it nothing is kept.
@@ -9,8 +10,8 @@
 use super::arena::Arena;
 use super::layers::{BlockLayers, Folded, Layer, Layers};
 use crate::device::kernels::{
-    BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Threads, global_average, global_average_backward,
-    relu_backward,
+    BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, Moments, Products, Threads, global_average,
+    global_average_backward, relu_backward,
 };
 use crate::encoder::EPSILON;
 
@@ -37,7 +38,8 @@ struct SavedLayer {
     raw: Vec<f32>,
     /// Of each group; empty where the layer is frozen.
     moments: Vec<Moments>,
-    /// Normalised, with the residual, after the ReLU; of a stem with a max-pool: what that gave.
+    /// Normalised, with the residual, after the ReLU; of a stem with a max-pool: what that gave. Empty within a block, but of
+    /// a frozen layer.
     output: Vec<f32>,
     /// Where the maxima of the max-pool lay.
     taps: Vec<u8>,
@@ -87,8 +89,9 @@ pub(super) struct Observed {
 }
 
 impl Engine {
-    pub(super) fn new(isa: Isa, layers: Layers) -> Self {
-        let convolutions = layers.all.iter().map(|layer| Convolution::new(isa, layer.shape)).collect();
+    pub(super) fn new(isa: Isa, products: Products, layers: Layers) -> Self {
+        let convolution = |layer: &Layer| Convolution::with_products(isa, layer.shape, products);
+        let convolutions = layers.all.iter().map(convolution).collect();
         Self { isa, layers, convolutions, arena: Arena::default(), packed: Vec::new(), sums: Vec::new() }
     }
 
@@ -103,11 +106,14 @@ impl Engine {
         for BlockLayers { input, first, second, shortcut } in self.layers.blocks.clone() {
             let entering =
                 Pass { index: first, input: &saved.layers[input].output, groups, residual: None, relu: true };
-            let inner = self.layer_forward(weights, entering);
+            let mut inner = self.layer_forward(weights, entering);
             let side = shortcut.map(|index| self.layer_forward(weights, Pass { index, relu: false, ..entering }));
             let residual = side.as_ref().map_or(&saved.layers[input].output, |side| &side.output);
             let leaving = Pass { index: second, input: &inner.output, groups, residual: Some(residual), relu: true };
             let outer = self.layer_forward(weights, leaving);
+            if inner.folded.is_none() {
+                self.arena.give(std::mem::take(&mut inner.output));
+            }
             saved.layers.extend([inner, outer]);
             if let Some(mut side) = side {
                 self.arena.give(std::mem::take(&mut side.output));
@@ -220,8 +226,10 @@ impl Engine {
             let mut through = self.arena.take(gradient.len());
             let outer = self.release(&mut saved, second);
             self.norm_backward(second, &outer, Relu::AfterResidual, &mut gradient, Some(&mut through), step);
-            let mut inner_gradient = self.arena.take(saved.layers[first].output.len());
-            self.kernel_backward(second, &saved.layers[first].output, &through, step);
+            let activation = self.activation(first, &saved.layers[first], parameters);
+            self.kernel_backward(second, &activation, &through, step);
+            // Of the same length, and not needed any more.
+            let mut inner_gradient = activation;
             self.input_backward(second, &outer, (&through, false), &mut inner_gradient, step);
             self.arena.give(through);
             self.recycle(outer);
@@ -273,6 +281,23 @@ impl Engine {
         self.norm_backward(0, stem, Relu::Plain, &mut gradient, None, step);
         self.kernel_backward(0, images, &gradient, step);
         gradient
+    }
+
+    /// The output of a layer without residual: made again from what its convolution gave, or a copy where it is frozen.
+    fn activation(&mut self, index: usize, saved: &SavedLayer, parameters: &[f32]) -> Vec<f32> {
+        if saved.folded.is_some() {
+            let mut output = self.arena.take(saved.output.len());
+            output.copy_from_slice(&saved.output);
+            return output;
+        }
+        let layer = &self.layers.all[index];
+        let (norm, affine) = (batch_norm(self.isa, layer), affine(self.isa, layer, parameters));
+        let mut output = self.arena.take(saved.raw.len());
+        let run = output.len() / saved.moments.len();
+        for ((x, y), moments) in saved.raw.chunks_exact(run).zip(output.chunks_exact_mut(run)).zip(&saved.moments) {
+            norm.fitted(moments, &affine.weight, &affine.bias).forward(Threads::Pool, x, None, true, y);
+        }
+        output
     }
 
     /// The gradient of the last map.

@@ -138,6 +138,38 @@ fn the_frozen_network_embeds_as_the_plain_one_does() {
     }
 }
 
+/// Both pass a network of 20 layers whose products have errors of a hundredth.
+#[test]
+fn bf16_gives_nearly_the_same_features_and_gradient() {
+    let isa = Isa::for_channels(16);
+    if !isa.has_bf16() {
+        return;
+    }
+    let (cpu, mut plain) = pair(preset(16, 32), isa);
+    let mut cpu = cpu.with_precision(Precision::Bf16).unwrap();
+    let batch = noise("batch", &[8, 32, 32, 3]);
+    let (found, expected) = (cpu.forward(&batch, 2).unwrap(), plain.forward(&batch, 2).unwrap());
+    assert!((1e-4..0.05).contains(&error(&found, &expected)), "features: {}", error(&found, &expected));
+    let direction = noise("direction", expected.dims());
+    let found = cpu.backward(&direction).unwrap();
+    let expected = plain.backward(&direction.to_dtype(DType::F64).unwrap()).unwrap();
+    assert!(error(&found, &expected) < 0.2, "gradient: {}", error(&found, &expected));
+    let (cpu, plain) = (cpu.freeze().unwrap(), plain.freeze().unwrap());
+    for images in [1, 8] {
+        let batch = batch.narrow(0, 0, images).unwrap();
+        let (found, expected) = (cpu.embed(&batch).unwrap(), plain.embed(&batch).unwrap());
+        assert!(error(&found, &expected) < 0.05, "{images} images: {}", error(&found, &expected));
+    }
+}
+
+#[test]
+fn bf16_on_vectors_that_have_none_is_refused_by_name() {
+    let network = CpuResNet18::with_isa(&preset(4, 16), Seed(1), Isa::for_channels(4)).unwrap();
+    let error = network.with_precision(Precision::Bf16).err().unwrap();
+    assert_eq!(error.code(), "no-bf16");
+    assert!(error.to_string().contains("learn.precision = \"f32\""), "{error}");
+}
+
 #[test]
 fn several_threads_embed_at_the_same_time() {
     let embedder = CpuResNet18::new(&preset(8, 16), Seed(1)).unwrap().freeze().unwrap();

@@ -1,7 +1,7 @@
 use candle_core::Device;
 
 use super::*;
-use crate::config::Seed;
+use crate::config::{Precision, Seed};
 use crate::encoder::{EncoderId, build};
 
 fn preset() -> Preset {
@@ -12,7 +12,7 @@ fn preset() -> Preset {
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
 fn tensors(seed: u64) -> Tensors {
-    let bytes = to_safetensors(build(&preset(), &Device::Cpu, Seed(seed)).unwrap().as_ref()).unwrap();
+    let bytes = to_safetensors(build(&preset(), &Device::Cpu, Precision::F32, Seed(seed)).unwrap().as_ref()).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     tensors.iter().map(|(n, v)| (n.to_owned(), (v.dtype(), v.shape().to_vec(), v.data().to_vec()))).collect()
 }
@@ -38,8 +38,8 @@ fn assert_refused(tensors: &Tensors, says: &[&str]) {
 
 #[test]
 fn what_was_written_comes_back_to_the_bit_from_a_file() {
-    let mut taken = build(&preset(), &Device::Cpu, Seed(1)).unwrap();
-    let written = build(&preset(), &Device::Cpu, Seed(2)).unwrap();
+    let mut taken = build(&preset(), &Device::Cpu, Precision::F32, Seed(1)).unwrap();
+    let written = build(&preset(), &Device::Cpu, Precision::F32, Seed(2)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("given.safetensors");
     std::fs::write(&path, to_safetensors(written.as_ref()).unwrap()).unwrap();
@@ -130,7 +130,7 @@ fn bytes_that_are_no_such_file_are_refused_before_memory_is_taken() {
 #[test]
 fn narrow_cifar_forms_are_written_and_taken_as_well() {
     let preset = Preset { width: 3, side: 16, ..Preset::load("resnet18-w16").unwrap() };
-    let network = build(&preset, &Device::Cpu, Seed(7)).unwrap();
+    let network = build(&preset, &Device::Cpu, Precision::F32, Seed(7)).unwrap();
     let bytes = to_safetensors(network.as_ref()).unwrap();
     assert!(GivenWeights::parse(Path::new("x"), &bytes, &preset).is_ok());
     let other = GivenWeights::parse(Path::new("x"), &bytes, &self::preset()).unwrap_err().to_string();

@@ -80,7 +80,7 @@ impl Axes {
             let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
             match high - low {
                 spread if spread > 0.0 => (low, high),
-                spread if spread == 0.0 => (low - 0.5, high + 0.5),
+                0.0 => (low - 0.5, high + 0.5),
                 _ => (0.0, 1.0),
             }
         };

@@ -147,7 +147,7 @@ fn svhn_is_read_column_by_column_packed_or_not() {
     assert_eq!(dataset.train, dataset.test);
     assert_eq!(dataset.train.classes, [0, 7]);
     let image = dataset.train.image(1);
-    assert_eq!(image[(5 * 32 + 12) * 3..][..3], [5 * 8 | 3, 1, 2]);
+    assert_eq!(image[(5 * 32 + 12) * 3..][..3], [(5 * 8) | 3, 1, 2]);
 
     let file = mat_file(&arrays, true);
     for (cut, says) in [(130, "cut short"), (file.len() - 9, ""), (100, "no header")] {

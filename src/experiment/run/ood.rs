@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::Place;
 use super::evaluation::embed;
-use crate::config::{LearnSettings, Seed, StrategyKind};
+use crate::config::{LearnSettings, Precision, Seed, StrategyKind};
 use crate::encoder;
 use crate::evaluate::{KnnEvaluator, KnnMode};
 use crate::experiment::dataset::{self, Dataset, Labelled};
@@ -75,7 +75,7 @@ fn fine_tuned(
     device: &Device,
 ) -> Result<Trainer, ExperimentError> {
     let seed = Seed(settings.seed);
-    let mut backbone = encoder::build(trainer.preset(), device, seed)?;
+    let mut backbone = encoder::build(trainer.preset(), device, Precision::F32, seed)?;
     backbone.load(trainer.backbone().parameters(), trainer.backbone().statistics())?;
     let learn = LearnSettings { strategy: StrategyKind::Finetune, ..settings.learn(dataset.class_names.len()) };
     let mut tuned = Trainer::with_backbone(trainer.preset().clone(), backbone, &learn, seed)?;

@@ -1,6 +1,6 @@
 use crate::stream::{FrameId, SourceId};
 
-use super::{HEADER, Identity, Shape, block, field, put, seeded_crc};
+use super::{HEADER, Identity, MOST_NUMBER, Shape, block, field, put, seeded_crc};
 
 const MAGIC: [u8; 4] = *b"SLOT";
 const VERSION: u8 = 1;
@@ -89,7 +89,8 @@ impl SlotHeader {
 
     fn decode_fields(bytes: &[u8; HEADER]) -> Option<Self> {
         let shape = Shape::decode(field(bytes, 64))?;
-        if u32::from_le_bytes(field(bytes, 72)) as usize != shape.bytes() {
+        let numbers = [16, 80, 88].map(|offset| u64::from_le_bytes(field(bytes, offset)));
+        if u32::from_le_bytes(field(bytes, 72)) as usize != shape.bytes() || numbers.iter().any(|n| *n > MOST_NUMBER) {
             return None;
         }
         Some(Self {
@@ -140,6 +141,14 @@ mod tests {
         assert_eq!(SlotHeader::decode(&bytes, &[2; 16], 4), HeaderState::Damaged);
         assert_eq!(SlotHeader::decode(&[0; HEADER], &[1; 16], 4), HeaderState::Free);
         assert_eq!(SlotHeader::decode(&bytes[..100], &[1; 16], 4), HeaderState::Damaged);
+    }
+
+    #[test]
+    fn numbers_that_could_overflow_are_damage() {
+        for write in [MOST_NUMBER, MOST_NUMBER + 1, u64::MAX] {
+            let state = SlotHeader::decode(&SlotHeader { write, ..header() }.encode(&[1; 16], 4), &[1; 16], 4);
+            assert_eq!(state == HeaderState::Damaged, write > MOST_NUMBER);
+        }
     }
 
     #[test]

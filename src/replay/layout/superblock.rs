@@ -1,4 +1,4 @@
-use super::{BLOCK, Identity, block, field, put, seeded_crc};
+use super::{BLOCK, Identity, MOST_NUMBER, block, field, put, seeded_crc};
 
 const MAGIC: [u8; 8] = *b"LUMPSUPR";
 const CRC: usize = BLOCK - 4;
@@ -56,6 +56,7 @@ impl Superblock {
         let valid = field(bytes, 0) == MAGIC
             && field(bytes, 8) == *identity
             && (sequence % 2 == 1) == odd
+            && (0..9).all(|index| number(index) <= MOST_NUMBER)
             && u32::from_le_bytes(field(bytes, CRC)) == seeded_crc(identity, place(sequence), &bytes[..CRC]);
         valid.then(|| Self {
             sequence,
@@ -110,6 +111,14 @@ mod tests {
             let mut bytes = superblock().encode(&[1; 16]);
             bytes[at] ^= 1;
             assert_eq!(Superblock::decode(&bytes, &[1; 16], true), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_could_overflow_are_damage() {
+        for last_write in [MOST_NUMBER, MOST_NUMBER + 1, u64::MAX] {
+            let bytes = Superblock { last_write, ..superblock() }.encode(&[1; 16]);
+            assert_eq!(Superblock::decode(&bytes, &[1; 16], true).is_some(), last_write == MOST_NUMBER);
         }
     }
 

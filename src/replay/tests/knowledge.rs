@@ -26,6 +26,8 @@ pub struct Knowledge {
     /// Frames of which nothing may be left in the file.
     erased: BTreeSet<u64>,
     newest_acknowledged: u64,
+    /// Found by a recovery, which writes nothing that would keep the number should that copy rot before the next commit.
+    newest_found: u64,
     pub newest_written: u64,
     /// A write has failed: replaced copies may stay in the file for longer than one commit.
     pub failed: bool,
@@ -73,7 +75,7 @@ impl Knowledge {
         }
         // Numbers of writes that were not finished are not kept: nobody was told them.
         let stored = store.reader().statistics().newest;
-        self.newest_acknowledged = self.newest_acknowledged.max(stored.map_or(0, |id| id.0));
+        self.newest_found = self.newest_found.max(stored.map_or(0, |id| id.0));
         self.newest_written = self.newest_written.max(store.counters().last_frame);
     }
 
@@ -102,8 +104,9 @@ impl Knowledge {
             }
             missing += 1;
         }
+        let newest = if rotten { self.newest_acknowledged } else { self.newest_acknowledged.max(self.newest_found) };
         match store.counters().last_frame {
-            last if last < self.newest_acknowledged => Err(format!("frame numbers fall back to {last}")),
+            last if last < newest => Err(format!("frame numbers fall back to {last}")),
             _ if missing > 1 => Err(format!("one damaged copy costs {missing} images")),
             _ => Ok(()),
         }

@@ -82,8 +82,8 @@ pub fn run(files: u64, seed: u64) -> Tally {
 }
 
 fn write(folder: &Path, number: u64, random: &mut Random, written: &Mutex<Written>) {
-    let formats: [(&str, fn(u64) -> Vec<u8>); 5] =
-        [("jpg", jpeg), ("png", png), ("webp", webp), ("bmp", bmp), ("ppm", pnm)];
+    type Encode = fn(u64) -> Vec<u8>;
+    let formats: [(&str, Encode); 5] = [("jpg", jpeg), ("png", png), ("webp", webp), ("bmp", bmp), ("ppm", pnm)];
     let (ending, encode) = formats[random.below(5) as usize];
     let bytes = encode(number);
     let name = format!("{number:06}.{ending}");

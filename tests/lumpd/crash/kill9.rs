@@ -11,7 +11,7 @@ use lumpd::config::{Random, Seed};
 
 use super::oracle::Oracle;
 use super::stored::{Hash, frames, hash_of};
-use super::{Scratch, free_port, seconds, settings, text, tiny_network};
+use super::{Scratch, seconds, settings, text, tiny_network};
 use crate::pictures::{move_in, png};
 use crate::process::Daemon;
 
@@ -69,7 +69,6 @@ pub fn run(cycles: u64, seed: u64) -> Tally {
 /// The inlets of one state folder, and what was sent through each.
 struct Field<'a> {
     scratch: &'a Path,
-    port: u16,
     oracle: Oracle,
     next: u64,
     by_unix: BTreeSet<u64>,
@@ -81,9 +80,8 @@ struct Field<'a> {
 impl Field<'_> {
     fn start(&self) -> Daemon {
         let (folder, socket) = (self.scratch.join("in"), self.scratch.join("frames.sock"));
-        let tcp = format!("127.0.0.1:{}", self.port);
         let mut arguments: Vec<String> =
-            ["--watch", text(&folder), "--unix", text(&socket), "--tcp", &tcp].map(str::to_owned).into();
+            ["--watch", text(&folder), "--unix", text(&socket), "--tcp", "127.0.0.1:0"].map(str::to_owned).into();
         let network = tiny_network(self.scratch);
         arguments.extend(settings([
             network.as_str(),
@@ -105,6 +103,10 @@ impl Field<'_> {
     fn cycle(&mut self, random: &mut Random) {
         let daemon = self.start();
         let address = daemon.address();
+        // Another one at each start: a port of one's own may be somebody else's by the next.
+        let tcp =
+            daemon.source("tcp-3")["address"].as_str().and_then(|address| address.rsplit(':').next()?.parse().ok());
+        let port: u16 = tcp.expect("the TCP source says where it listens");
         let news: Vec<u64> = (0..4).map(|_| 1 + random.below(FRAMES)).collect();
         for (index, &count) in news.iter().enumerate() {
             let pictures = self.new_pictures(count);
@@ -116,7 +118,7 @@ impl Field<'_> {
         let http = self.oracle.unanswered(self.by_http.iter().copied());
         let files: Vec<u64> = self.by_folder.iter().rev().take(news[3] as usize).copied().collect();
         let (before, wanted) = (self.oracle.count(), random.below(news.iter().take(3).sum::<u64>()) as usize);
-        let (oracle, scratch, port) = (&self.oracle, self.scratch, self.port);
+        let (oracle, scratch) = (&self.oracle, self.scratch);
         let (wait, window) = (random.below(8_000), 1 + random.below(16) as usize);
         thread::scope(|scope| {
             scope.spawn(move || oracle.over_unix(&scratch.join("frames.sock"), unix, window));
@@ -183,7 +185,6 @@ fn one_folder(cycles: u64, random: &mut Random, tally: &mut Tally) {
     fs::create_dir(scratch.path().join("in")).expect("a folder can be made");
     let mut field = Field {
         scratch: scratch.path(),
-        port: free_port(),
         oracle: Oracle::default(),
         next: 0,
         by_unix: BTreeSet::new(),

@@ -143,7 +143,7 @@ pub fn tracks_in_order(pool: &Pool) -> Stream {
     let kept = (0..pool.tracks.len()).filter(|&track| {
         let count = seen.entry((pool.tracks[track].phase, pool.tracks[track].class)).or_default();
         *count += 1;
-        *count % 4 != 0
+        !count.is_multiple_of(4)
     });
     let kept: Vec<usize> = kept.collect();
     let blocks = (0..3).map(|phase| kept.iter().copied().filter(|&track| pool.tracks[track].phase == phase).collect());

@@ -12,7 +12,7 @@ mod wgrad;
 use plan::Plan;
 
 use super::{
-    Epilogue, Isa, Shape, Threads,
+    Epilogue, Isa, Products, Shape, Threads,
     pack::{self, Direction},
 };
 
@@ -21,22 +21,31 @@ use super::{
 pub(super) struct Direct {
     isa: Isa,
     shape: Shape,
+    /// Of the forward pass and the input gradient; the weight gradient is summed in f32.
+    products: Products,
     forward: Plan,
     backward: Plan,
 }
 
 impl Direct {
-    pub(super) fn new(isa: Isa, shape: Shape) -> Self {
-        Self { isa, shape, forward: Plan::forward(isa, &shape), backward: Plan::backward(isa, &shape) }
+    /// With a single tap, rounding all of the source would take as long as multiplying what is used of it: that stays f32, as
+    /// does an input without whole vectors of channels.
+    pub(super) fn new(isa: Isa, shape: Shape, products: Products) -> Self {
+        let products = if shape.size == 1 || shape.packed_input { Products::F32 } else { products };
+        let (forward, backward) = (Plan::forward(isa, &shape, products), Plan::backward(isa, &shape, products));
+        Self { isa, shape, products, forward, backward }
     }
 
     pub(super) fn packed_values(&self, direction: Direction) -> usize {
         let (depth, width) = direction.stored(self.isa, &self.shape);
-        self.shape.taps() * depth * width
+        self.shape.taps() * depth * width / self.products.per_unit()
     }
 
     pub(super) fn pack(&self, threads: Threads, direction: Direction, weights: &[f32], packed: &mut [f32]) {
-        pack::taps(self.isa, threads, &self.shape, direction, weights, packed);
+        match self.products {
+            Products::F32 => pack::taps(self.isa, threads, &self.shape, direction, weights, packed),
+            Products::Bf16 => pack::paired_taps(self.isa, threads, &self.shape, direction, weights, packed),
+        }
     }
 
     pub(super) fn forward(

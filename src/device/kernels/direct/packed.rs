@@ -10,7 +10,7 @@ use super::super::{
     Isa, Shape, Threads,
     shape::Panels,
     simd::{Kernel, Simd},
-    tile::{MAX_ROWS, Outer, Pixels},
+    tile::{MAX_ROWS, Outer, Pixels, Single},
 };
 
 /// # Panics
@@ -150,7 +150,7 @@ impl Part<'_> {
                     // at every output column; the gradient has a row of `width` for each column; the target has `count`
                     // rows of the panel's channels, which are one or two vectors.
                     unsafe {
-                        outer.sum(
+                        outer.sum::<S, Single>(
                             simd,
                             (count, channels.len() / S::LANES),
                             source[first..].as_ptr(),

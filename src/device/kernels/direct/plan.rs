@@ -5,7 +5,7 @@
 //! left out. Positions with the same taps at the same distances form a class; the classes of a map are the products of
 //! those of its axes.
 
-use super::super::{Isa, Shape, shape::Panels, tile::Run};
+use super::super::{Isa, Products, Shape, shape::Panels, tile::Run};
 
 /// Positions along an axis that see the same taps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ struct AxisClass {
 #[derive(Debug, Clone)]
 pub(super) struct Class {
     pub runs: Vec<Run>,
-    /// Where a pixel's values begin within a target image, and its base within a source image.
+    /// Where a pixel's values begin within a target image, and its base within a source image in units.
     pub pixels: Vec<(usize, isize)>,
 }
 
@@ -29,7 +29,8 @@ pub(super) struct Class {
 pub(super) struct Plan {
     pub classes: Vec<Class>,
     pub panels: Panels,
-    /// Rows of a weight panel: taps times stored source channels.
+    pub products: Products,
+    /// Rows of a weight panel: taps times units (values, or pairs) of stored source channels.
     pub depth: usize,
     /// Values of one source image.
     pub source_values: usize,
@@ -39,7 +40,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// From input maps to output maps.
-    pub(super) fn forward(isa: Isa, shape: &Shape) -> Self {
+    pub(super) fn forward(isa: Isa, shape: &Shape, products: Products) -> Self {
         let axis = |source: usize, target: usize| {
             classes(target, |position| {
                 let base = (position * shape.stride) as isize;
@@ -49,9 +50,10 @@ impl Plan {
         };
         let rows = axis(shape.height, shape.output_height());
         let columns = axis(shape.width, shape.output_width());
-        let channels = (shape.stored_inputs(isa), isa.stored(shape.outputs));
+        let channels = (shape.stored_inputs(isa) / products.per_unit(), isa.stored(shape.outputs));
         Self {
-            classes: products(&rows, &columns, shape, (shape.width, shape.output_width()), channels),
+            classes: class_products(&rows, &columns, shape, (shape.width, shape.output_width()), channels),
+            products,
             panels: Panels::new(channels.1, isa.lanes()),
             depth: shape.taps() * channels.0,
             source_values: shape.input_values(isa),
@@ -60,7 +62,7 @@ impl Plan {
     }
 
     /// From gradients of output maps to gradients of input maps.
-    pub(super) fn backward(isa: Isa, shape: &Shape) -> Self {
+    pub(super) fn backward(isa: Isa, shape: &Shape, products: Products) -> Self {
         let axis = |source: usize, target: usize| {
             classes(target, |position| {
                 let reach = position + shape.padding;
@@ -72,9 +74,10 @@ impl Plan {
         };
         let rows = axis(shape.output_height(), shape.height);
         let columns = axis(shape.output_width(), shape.width);
-        let channels = (isa.stored(shape.outputs), isa.stored(shape.inputs));
+        let channels = (isa.stored(shape.outputs) / products.per_unit(), isa.stored(shape.inputs));
         Self {
-            classes: products(&rows, &columns, shape, (shape.output_width(), shape.width), channels),
+            classes: class_products(&rows, &columns, shape, (shape.output_width(), shape.width), channels),
+            products,
             panels: Panels::new(channels.1, isa.lanes()),
             depth: shape.taps() * channels.0,
             source_values: shape.output_values(isa),
@@ -96,8 +99,8 @@ fn classes(target: usize, taps_of: impl Fn(usize) -> (isize, Vec<(usize, isize)>
     classes
 }
 
-/// The classes of a map, given those of its axes, the widths of the source and target map and their stored channels.
-fn products(
+/// The classes of a map, given those of its axes, the widths of the source and target map, units of source channels and target channels.
+fn class_products(
     rows: &[AxisClass],
     columns: &[AxisClass],
     shape: &Shape,
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn a_padded_3x3_kernel_has_an_interior_four_edges_and_four_corners() {
         let isa = Isa::for_channels(16);
-        let plan = Plan::forward(isa, &shape(3, 1, 1));
+        let plan = Plan::forward(isa, &shape(3, 1, 1), Products::F32);
         let mut sizes: Vec<usize> = plan.classes.iter().map(|class| class.pixels.len()).collect();
         sizes.sort_unstable();
         assert_eq!(sizes, [1, 1, 1, 1, 6, 6, 6, 6, 36]);
@@ -167,9 +170,9 @@ mod tests {
         let isa = Isa::for_channels(16);
         for (size, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 2, 0), (7, 2, 3), (2, 3, 0)] {
             let mut shape = shape(size, stride, padding);
-            for plan in [Plan::forward(isa, &shape), {
+            for plan in [Plan::forward(isa, &shape, Products::F32), {
                 shape.packed_input = false;
-                Plan::backward(isa, &shape)
+                Plan::backward(isa, &shape, Products::F32)
             }] {
                 let channels = isa.stored(16);
                 let mut places: Vec<usize> = plan.classes.iter().flat_map(|c| c.pixels.iter().map(|p| p.0)).collect();

@@ -8,7 +8,7 @@ use super::super::{
     partition::{Partition, Task},
     shape::Panels,
     simd::{Kernel, Simd},
-    tile::{MAX_ROWS, Outer, Pixels},
+    tile::{MAX_ROWS, Outer, Pixels, Single},
 };
 
 /// Values of a group of images, after which the sums go back to memory: maps that fit it stay in the cache.
@@ -123,7 +123,7 @@ impl Tap<'_> {
                 // SAFETY: `rows` and `columns` are the output pixels whose tap lies within the input map, and the
                 // lengths of both maps were checked; `sums` has a row of `width` for each input of the task.
                 unsafe {
-                    outer.sum(
+                    outer.sum::<S, Single>(
                         simd,
                         (count, channels.len() / S::LANES),
                         input[left_start + first..].as_ptr(),

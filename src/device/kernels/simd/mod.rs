@@ -46,6 +46,31 @@ pub(super) trait Simd: Copy + Send + Sync {
     }
 }
 
+/// Products of bf16, two to a lane: the lane of a vector holds a pair, its first value in the low half.
+pub(super) trait Pairs: Simd {
+    /// `a.low * b.low + a.high * b.high + c` in each lane, summed in f32; values below the smallest normal one count as 0.
+    fn dot(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    /// Writes the values rounded to bf16.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `LANES` values; no alignment is asked.
+    unsafe fn store_halves(self, to: *mut u16, vector: Self::Vector);
+
+    /// Each value rounded to bf16 as the first of a pair whose second is 0.
+    fn low_half(self, vector: Self::Vector) -> Self::Vector;
+
+    /// Each value rounded to bf16 as the second of the pairs of `low`, which has none yet.
+    fn with_high_half(self, low: Self::Vector, vector: Self::Vector) -> Self::Vector;
+}
+
+/// A kernel that multiplies bf16; as [`Kernel`] otherwise.
+pub(super) trait PairKernel {
+    type Output;
+    /// Must be `#[inline(always)]`, and so must all that it calls with `simd`.
+    fn run<S: Pairs>(self, simd: S) -> Self::Output;
+}
+
 /// A kernel: its arguments, and a body generic over the instruction set.
 pub(super) trait Kernel {
     type Output;
@@ -129,6 +154,31 @@ impl Isa {
         channels.next_multiple_of(self.lanes())
     }
 
+    /// Whether this instruction set multiplies bf16, on this processor.
+    pub fn has_bf16(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => is_x86_feature_detected!("avx512bf16"),
+            _ => false,
+        }
+    }
+
+    /// Runs a kernel that multiplies bf16.
+    ///
+    /// # Panics
+    /// Where this instruction set does not; ask [`Isa::has_bf16`] first.
+    pub(super) fn run_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has it, as was just found; an `Isa` of this level only where it has AVX-512F and FMA.
+            Level::Avx512 if self.has_bf16() => unsafe { x86::run_avx512_bf16(kernel) },
+            _ => {
+                drop(kernel);
+                panic!("{} does not multiply bf16 here", self.name())
+            }
+        }
+    }
+
     /// Runs a kernel compiled for this instruction set.
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
@@ -200,6 +250,46 @@ mod tests {
         for isa in Isa::available() {
             let results = isa.run(Everything { a: &[0.0; 16], b: &[f32::NAN; 16] });
             assert!(results[4].iter().all(|value| value.is_nan()), "{}", isa.name());
+        }
+    }
+
+    /// bf16 of the first three columns in pairs, dotted, and stored as halves.
+    struct Bf16<'a> {
+        values: &'a [[f32; 16]; 4],
+    }
+
+    impl PairKernel for Bf16<'_> {
+        type Output = ([f32; 16], [u16; 16]);
+
+        #[inline(always)]
+        fn run<S: Pairs>(self, simd: S) -> Self::Output {
+            let (mut dots, mut halves) = ([0.0; 16], [0; 16]);
+            // SAFETY: bf16 exists in vectors of 16 values only.
+            unsafe {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|row: usize| simd.load(self.values[row].as_ptr()));
+                let left = simd.with_high_half(simd.low_half(a), b);
+                let right = simd.with_high_half(simd.low_half(c), d);
+                simd.store(dots.as_mut_ptr(), simd.dot(left, right, simd.splat(0.25)));
+                simd.store_halves(halves.as_mut_ptr(), a);
+            }
+            (dots, halves)
+        }
+    }
+
+    #[test]
+    fn pairs_of_bf16_are_rounded_to_nearest_and_summed_in_f32() {
+        let Some(isa) = Isa::available().into_iter().find(|isa| isa.has_bf16()) else { return };
+        let values: [[f32; 16]; 4] =
+            std::array::from_fn(|row| std::array::from_fn(|lane| (1.1 + row as f32).powi(lane as i32 - 8)));
+        let (dots, halves) = isa.run_pairs(Bf16 { values: &values });
+        // Ties do not occur among these values: adding half of the last place and cutting off is rounding to nearest.
+        let bits = |value: f32| (value.to_bits() + 0x8000) >> 16;
+        let rounded = |value: f32| f64::from(f32::from_bits(bits(value) << 16));
+        for lane in 0..16 {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|row: usize| rounded(values[row][lane]));
+            let expected = a * c + b * d + 0.25;
+            assert!((f64::from(dots[lane]) - expected).abs() < 1e-6 * expected, "{lane}: {}, {expected}", dots[lane]);
+            assert_eq!(u32::from(halves[lane]), bits(values[0][lane]));
         }
     }
 

@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use super::super::{
-    Epilogue, Isa, Threads,
+    Epilogue, Isa, Products, Threads,
     shape::Panels,
-    simd::{Kernel, Simd},
+    simd::{Kernel, PairKernel, Pairs, Simd},
     threads::with_scratch,
-    tile::{MAX_ROWS, Run, finish, multiply},
+    tile::{Arithmetic, MAX_ROWS, Paired, Run, Single, finish, multiply},
 };
-use super::{ELEMENTS, Place, REACH, TILE, Tiling, transform};
+use super::{
+    ELEMENTS, Place, REACH, TILE, Tiling,
+    transform::{self, Element, Halves, Whole},
+};
 
 /// # Panics
 /// If a slice's length does not fit the shape.
@@ -26,14 +29,18 @@ pub(super) fn run(
     let images = source.len() / source_values;
     assert_eq!(source.len(), images * source_values, "source maps");
     assert_eq!(target.len(), images * target_values, "target maps");
-    assert_eq!(packed.len(), ELEMENTS * tiling.depth * tiling.width, "packed weights");
+    assert_eq!(packed.len() * tiling.products.per_unit(), ELEMENTS * tiling.depth * tiling.width, "packed weights");
     assert!(epilogue.bias.is_none_or(|bias| bias.len() == tiling.width), "bias");
     let group = tiling.block.div_ceil(tiling.tiles).clamp(1, images.div_ceil(threads.count()).max(1));
     threads.for_each_chunk(target, group * target_values, |index, target| {
         let images = target.len() / target_values;
         let source = &source[index * group * source_values..][..images * source_values];
         with_scratch(tiling.scratch_values(), |scratch| {
-            isa.run(Group { tiling, images, source, packed, epilogue, target, scratch });
+            let group = Group { tiling, images, source, packed, epilogue, target, scratch };
+            match tiling.products {
+                Products::F32 => isa.run(group),
+                Products::Bf16 => isa.run_pairs(group),
+            }
         });
     });
 }
@@ -53,6 +60,22 @@ impl Kernel for Group<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        self.compute::<S, Single, Whole>(simd);
+    }
+}
+
+impl PairKernel for Group<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Pairs>(self, simd: S) {
+        self.compute::<S, Paired, Halves>(simd);
+    }
+}
+
+impl Group<'_> {
+    #[inline(always)]
+    fn compute<S: Simd, A: Arithmetic<S>, E: Element<S>>(self, simd: S) {
         let tiling = self.tiling;
         let (sources, rest) = self.scratch.split_at_mut(ELEMENTS * tiling.source_plane());
         let (products, edge) = rest.split_at_mut(ELEMENTS * tiling.target_plane());
@@ -60,11 +83,16 @@ impl Kernel for Group<'_> {
         for first in (0..tiles).step_by(tiling.block) {
             let count = tiling.block.min(tiles - first);
             for tile in 0..count {
-                let to = &mut sources[tile * tiling.depth..];
                 let place = tiling.place(first + tile);
-                transform_source(simd, &tiling, place, self.source, 0..tiling.depth, edge, to);
+                // Channels lie next to each other, `PER_UNIT` items to a unit.
+                let to = sources.as_mut_ptr().cast::<E::Item>().wrapping_add(tile * tiling.depth);
+                let plane = tiling.source_plane() * A::PER_UNIT;
+                // SAFETY: element 35 of the block's last tile is the last of the 36 planes of the scratch memory.
+                unsafe {
+                    transform_source::<S, E>(simd, &tiling, place, self.source, 0..tiling.depth, edge, (to, plane))
+                };
             }
-            matrix_products(simd, &tiling, count, sources, self.packed, products);
+            matrix_products::<S, A>(simd, &tiling, count, sources, self.packed, products);
             for tile in 0..count {
                 let from = &products[tile * tiling.width..];
                 let place = tiling.place(first + tile);
@@ -74,16 +102,20 @@ impl Kernel for Group<'_> {
     }
 }
 
-/// Transforms some channels of the tile of inputs around `place`; what lies outside the map is zero.
+/// Transforms some channels of the tile of inputs around `place`; what lies outside the map is zero. Element `e` goes to
+/// `to + e * plane`.
+///
+/// # Safety
+/// The channels at each of the 36 targets are valid, as [`Element::store`] needs them.
 #[inline(always)]
-pub(super) fn transform_source<S: Simd>(
+pub(super) unsafe fn transform_source<S: Simd, E: Element<S>>(
     simd: S,
     tiling: &Tiling,
     place: Place,
     source: &[f32],
     channels: Range<usize>,
     edge: &mut [f32],
-    to: &mut [f32],
+    (to, plane): (*mut E::Item, usize),
 ) {
     let Place { image, row, column } = place;
     let (depth, columns) = (tiling.depth, tiling.columns);
@@ -98,11 +130,9 @@ pub(super) fn transform_source<S: Simd>(
         (&*edge, transform::Spacing { row: REACH * depth, column: depth })
     };
     debug_assert!(tile.len() >= (REACH - 1) * (spacing.row + spacing.column) + depth);
-    debug_assert!(to.len() >= (ELEMENTS - 1) * tiling.source_plane() + channels.len());
     let tile = &tile[channels.start..];
-    // SAFETY: an inner tile lies within the map, an edge tile within its copy; element 35 of the block's last tile is
-    // the last of the 36 planes of the scratch memory.
-    unsafe { transform::source(simd, tile.as_ptr(), spacing, channels.len(), to.as_mut_ptr(), tiling.source_plane()) };
+    // SAFETY: an inner tile lies within the map, an edge tile within its copy; the caller vouches for the targets.
+    unsafe { transform::source::<S, E>(simd, tile.as_ptr(), spacing, channels.len(), to, plane) };
 }
 
 /// Copies the 6x6 pixels around (`row`, `column`) to `edge`, with zeros for those outside the map.
@@ -125,7 +155,7 @@ fn copy_padded(map: &[f32], tiling: &Tiling, (row, column): (usize, usize), edge
 
 /// `products[e] = sources[e] * packed[e]` for each element `e`: tiles by source channels times source by target channels.
 #[inline(always)]
-fn matrix_products<S: Simd>(
+fn matrix_products<S: Simd, A: Arithmetic<S>>(
     simd: S,
     tiling: &Tiling,
     tiles: usize,
@@ -133,7 +163,7 @@ fn matrix_products<S: Simd>(
     packed: &[f32],
     products: &mut [f32],
 ) {
-    let (depth, width) = (tiling.depth, tiling.width);
+    let (depth, width) = (tiling.depth / A::PER_UNIT, tiling.width);
     let runs = [Run { source: 0, weights: 0, length: depth }];
     for element in 0..ELEMENTS {
         let from = &sources[element * tiling.source_plane()..];
@@ -156,7 +186,7 @@ fn matrix_products<S: Simd>(
                 }
                 // SAFETY: the planes hold `tiles` rows each, and the panel `depth` rows of its channels.
                 unsafe {
-                    multiply(
+                    multiply::<S, A>(
                         simd,
                         (rows, columns),
                         &source_rows,

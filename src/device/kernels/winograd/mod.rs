@@ -1,8 +1,8 @@
 //! 3x3 convolution at stride 1 by Winograd's minimal filtering F(4x4, 3x3): 36 multiplications where the definition takes
 //! 144 (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.3).
 //!
-//! With `d` a tile of 6x6 inputs, `g` a kernel and `Y` the tile of 4x4 outputs, for interpolation points 0, 1, -1, 2, -2
-//! and infinity:
+//! With `d` a tile of 6x6 inputs, `g` a kernel and `Y` the tile of 4x4 outputs, for interpolation points 0, +-1/sqrt(2),
+//! +-sqrt(2) and infinity (the usual 0, +-1, +-2 lose twice as much accuracy in bf16):
 //!
 //! ```text
 //! forward           Y  = A^T [ (G g G^T) . (B^T d B) ] A       summed over input channels
@@ -11,14 +11,15 @@
 //! ```
 //!
 //! For each of the 36 elements the sum over channels (or tiles) is a matrix product. Tiles are worked off in blocks, so
-//! that their transforms stay in the cache. In f32 the result differs from the definition's by about 1e-5 of its size.
+//! that their transforms stay in the cache. In f32 the result differs from the definition's by about 1e-5 of its size,
+//! with products of bf16 by about one per cent.
 
 mod forward;
 mod transform;
 mod weights;
 mod wgrad;
 
-use super::{Epilogue, Isa, Shape, Threads, pack::Direction};
+use super::{Epilogue, Isa, Products, Shape, Threads, pack::Direction};
 
 /// Elements of a transformed tile.
 const ELEMENTS: usize = 36;
@@ -32,6 +33,7 @@ const REACH: usize = 6;
 pub(super) struct Winograd {
     isa: Isa,
     shape: Shape,
+    products: Products,
 }
 
 impl Winograd {
@@ -46,17 +48,17 @@ impl Winograd {
         5 * ELEMENTS * tiles < 4 * direct
     }
 
-    pub(super) fn new(isa: Isa, shape: Shape) -> Self {
-        Self { isa, shape }
+    pub(super) fn new(isa: Isa, shape: Shape, products: Products) -> Self {
+        Self { isa, shape, products }
     }
 
     pub(super) fn packed_values(&self, direction: Direction) -> usize {
         let (depth, width) = direction.stored(self.isa, &self.shape);
-        ELEMENTS * depth * width
+        ELEMENTS * depth * width / self.products.per_unit()
     }
 
     pub(super) fn pack(&self, threads: Threads, direction: Direction, kernels: &[f32], packed: &mut [f32]) {
-        weights::pack(self.isa, threads, &self.shape, direction, kernels, packed);
+        weights::pack((self.isa, self.products), threads, &self.shape, direction, kernels, packed);
     }
 
     pub(super) fn forward(
@@ -91,12 +93,20 @@ impl Winograd {
         workspace: &mut Vec<f32>,
         weights_gradient: &mut [f32],
     ) {
-        wgrad::run(self.isa, threads, &self.shape, input, output_gradient, workspace, weights_gradient);
+        wgrad::run(
+            (self.isa, self.products),
+            threads,
+            &self.shape,
+            input,
+            output_gradient,
+            workspace,
+            weights_gradient,
+        );
     }
 
     fn tiling(&self, direction: Direction) -> Tiling {
         let (depth, width) = direction.stored(self.isa, &self.shape);
-        Tiling::new(&self.shape, depth, width)
+        Tiling::new(&self.shape, depth, width, self.products)
     }
 }
 
@@ -112,8 +122,9 @@ struct Tiling {
     /// Tiles of a map.
     tiles: usize,
     tile_columns: usize,
-    /// Most tiles of a block.
+    /// Most tiles of a block; even.
     block: usize,
+    products: Products,
 }
 
 /// A tile's place.
@@ -125,25 +136,25 @@ struct Place {
 }
 
 impl Tiling {
-    fn new(shape: &Shape, depth: usize, width: usize) -> Self {
-        Self::in_blocks(shape, depth, width, block(depth, width))
+    fn new(shape: &Shape, depth: usize, width: usize, products: Products) -> Self {
+        Self::in_blocks(shape, depth, width, block(depth, width), products)
     }
 
     /// For a weight gradient. Its sums leave the cache and return with every block where they are large: then blocks are.
-    fn for_weights(shape: &Shape, depth: usize, width: usize) -> Self {
+    fn for_weights(shape: &Shape, depth: usize, width: usize, products: Products) -> Self {
         let least = match ELEMENTS * depth * width {
             0..=LARGE_KERNELS => 32,
             sums if sums <= 4 * LARGE_KERNELS => 64,
             sums if sums <= 16 * LARGE_KERNELS => 128,
             _ => 256,
         };
-        Self::in_blocks(shape, depth, width, block(depth, width).max(least))
+        Self::in_blocks(shape, depth, width, block(depth, width).max(least), products)
     }
 
-    fn in_blocks(shape: &Shape, depth: usize, width: usize, block: usize) -> Self {
+    fn in_blocks(shape: &Shape, depth: usize, width: usize, block: usize, products: Products) -> Self {
         let tile_columns = shape.width.div_ceil(TILE);
         let tiles = shape.height.div_ceil(TILE) * tile_columns;
-        Self { rows: shape.height, columns: shape.width, depth, width, tiles, tile_columns, block }
+        Self { rows: shape.height, columns: shape.width, depth, width, tiles, tile_columns, block, products }
     }
 
     /// Where tile number `tile` of a run of images lies: its first output pixel.
@@ -161,14 +172,21 @@ impl Tiling {
         self.rows * self.columns * self.width
     }
 
-    /// Distance of the elements of a block's transformed source. One cache line more than the values, because distances
-    /// of a large power of two would put all elements into the same few lines of the first cache.
+    /// Units of the elements of a block's transformed source: pairs of channels or, for a weight gradient, of tiles. One cache
+    /// line more than the values, because distances of a large power of two would put all elements into the same few lines of
+    /// the first cache.
     fn source_plane(&self) -> usize {
-        self.block * self.depth + 16
+        self.block * self.depth / self.products.per_unit() + 16
     }
 
+    /// Values of the elements of a block's products.
     fn target_plane(&self) -> usize {
         self.block * self.width + 16
+    }
+
+    /// As [`Tiling::source_plane`], of the transformed gradients of outputs.
+    fn gradient_plane(&self) -> usize {
+        self.block * self.width / self.products.per_unit() + 16
     }
 
     /// Values of scratch memory for a block: both transforms, and one tile at the edge of a map.

@@ -1,6 +1,6 @@
 //! The transforms of F(4x4, 3x3), a vector of channels at a time.
 
-use super::super::simd::Simd;
+use super::super::simd::{Pairs, Simd};
 use super::{ELEMENTS, REACH, TILE};
 
 /// A transform of one column of `N` values to six. (A trait, not a closure: a function passed as a value is compiled apart,
@@ -29,68 +29,142 @@ impl Column<TILE> for Gradient {
     }
 }
 
-/// `B^T d`, for one column `d` of six.
+/// The interpolation points are 0, the two of `NEAR`, the two of `FAR`, and infinity.
+const NEAR: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const NEAR_SQUARE: f32 = 0.5;
+const FAR: f32 = std::f32::consts::SQRT_2;
+const FAR_SQUARE: f32 = 2.0;
+
+/// `B^T d`, for one column `d` of six. Row p holds the coefficients of `M(x) / (x - p)`, where M is the product of
+/// `x - p` over the finite points; the last row those of M.
 #[inline(always)]
 fn source_column<S: Simd>(simd: S, d: [S::Vector; 6]) -> [S::Vector; 6] {
-    let (two, four, minus_four, minus_five) = (simd.splat(2.0), simd.splat(4.0), simd.splat(-4.0), simd.splat(-5.0));
-    let a = simd.mul_add(minus_four, d[2], d[4]);
-    let b = simd.mul_add(minus_four, d[1], d[3]);
-    let c = simd.sub(d[4], d[2]);
-    let e = simd.mul(two, simd.sub(d[3], d[1]));
+    let (near_square, far_square) = (simd.splat(-NEAR_SQUARE), simd.splat(-FAR_SQUARE));
+    let squares = simd.splat(-(NEAR_SQUARE + FAR_SQUARE));
+    let a = simd.mul_add(far_square, d[2], d[4]);
+    let b = simd.mul(simd.splat(NEAR), simd.mul_add(far_square, d[1], d[3]));
+    let c = simd.mul_add(near_square, d[2], d[4]);
+    let e = simd.mul(simd.splat(FAR), simd.mul_add(near_square, d[1], d[3]));
     [
-        simd.mul_add(four, d[0], simd.mul_add(minus_five, d[2], d[4])),
+        simd.add(d[0], simd.mul_add(squares, d[2], d[4])),
         simd.add(a, b),
         simd.sub(a, b),
         simd.add(c, e),
         simd.sub(c, e),
-        simd.mul_add(four, d[1], simd.mul_add(minus_five, d[3], d[5])),
+        simd.add(d[1], simd.mul_add(squares, d[3], d[5])),
     ]
 }
 
-/// `A^T m`, for one column `m` of six.
+/// `A^T m`, for one column `m` of six: row k holds the points to the power of k.
 #[inline(always)]
 fn target_column<S: Simd>(simd: S, m: [S::Vector; 6]) -> [S::Vector; 4] {
-    let (a, b) = (simd.add(m[1], m[2]), simd.sub(m[1], m[2]));
-    let (c, d) = (simd.add(m[3], m[4]), simd.sub(m[3], m[4]));
+    let (a, b) = (simd.add(m[1], m[2]), simd.mul(simd.splat(NEAR), simd.sub(m[1], m[2])));
+    let (c, d) = (simd.add(m[3], m[4]), simd.mul(simd.splat(FAR), simd.sub(m[3], m[4])));
+    let (near_square, far_square) = (simd.splat(NEAR_SQUARE), simd.splat(FAR_SQUARE));
     [
         simd.add(m[0], simd.add(a, c)),
-        simd.mul_add(simd.splat(2.0), d, b),
-        simd.mul_add(simd.splat(4.0), c, a),
-        simd.add(simd.mul_add(simd.splat(8.0), d, b), m[5]),
+        simd.add(b, d),
+        simd.mul_add(near_square, a, simd.mul(far_square, c)),
+        simd.mul_add(near_square, b, simd.mul_add(far_square, d, m[5])),
     ]
 }
 
 /// `A y`, for one column `y` of four.
 #[inline(always)]
 fn gradient_column<S: Simd>(simd: S, y: [S::Vector; 4]) -> [S::Vector; 6] {
-    let (a, b) = (simd.add(y[0], y[2]), simd.add(y[1], y[3]));
-    let c = simd.mul_add(simd.splat(4.0), y[2], y[0]);
-    let d = simd.mul_add(simd.splat(8.0), y[3], simd.mul(simd.splat(2.0), y[1]));
+    let (near_square, far_square) = (simd.splat(NEAR_SQUARE), simd.splat(FAR_SQUARE));
+    let a = simd.mul_add(near_square, y[2], y[0]);
+    let b = simd.mul(simd.splat(NEAR), simd.mul_add(near_square, y[3], y[1]));
+    let c = simd.mul_add(far_square, y[2], y[0]);
+    let d = simd.mul(simd.splat(FAR), simd.mul_add(far_square, y[3], y[1]));
     [y[0], simd.add(a, b), simd.sub(a, b), simd.add(c, d), simd.sub(c, d), y[3]]
 }
+
+/// `M'(p)` of the points of `NEAR` and of `FAR`; that of 0 is 1. Row p of G is `(1, p, p^2) / M'(p)`.
+const NEAR_SLOPE: f32 = 2.0 * NEAR_SQUARE * (NEAR_SQUARE - FAR_SQUARE);
+const FAR_SLOPE: f32 = 2.0 * FAR_SQUARE * (FAR_SQUARE - NEAR_SQUARE);
 
 /// `G g`, for one column `g` of three.
 #[inline(always)]
 pub(super) fn kernel_column<S: Simd>(simd: S, g: [S::Vector; 3]) -> [S::Vector; 6] {
-    let sixth = simd.splat(-1.0 / 6.0);
-    let (a, b) = (simd.mul(sixth, simd.add(g[0], g[2])), simd.mul(sixth, g[1]));
-    let c = simd.mul_add(simd.splat(1.0 / 24.0), g[0], simd.mul(simd.splat(1.0 / 6.0), g[2]));
-    let d = simd.mul(simd.splat(1.0 / 12.0), g[1]);
-    [simd.mul(simd.splat(0.25), g[0]), simd.add(a, b), simd.sub(a, b), simd.add(c, d), simd.sub(c, d), g[2]]
+    let near_ends = simd.mul(simd.splat(NEAR_SQUARE / NEAR_SLOPE), g[2]);
+    let far_ends = simd.mul(simd.splat(FAR_SQUARE / FAR_SLOPE), g[2]);
+    let a = simd.mul_add(simd.splat(1.0 / NEAR_SLOPE), g[0], near_ends);
+    let b = simd.mul(simd.splat(NEAR / NEAR_SLOPE), g[1]);
+    let c = simd.mul_add(simd.splat(1.0 / FAR_SLOPE), g[0], far_ends);
+    let d = simd.mul(simd.splat(FAR / FAR_SLOPE), g[1]);
+    [g[0], simd.add(a, b), simd.sub(a, b), simd.add(c, d), simd.sub(c, d), g[2]]
 }
 
 /// `G^T u`, for one column `u` of six.
 #[inline(always)]
 pub(super) fn kernel_gradient_column<S: Simd>(simd: S, u: [S::Vector; 6]) -> [S::Vector; 3] {
-    let (a, b) = (simd.add(u[1], u[2]), simd.sub(u[2], u[1]));
+    let (a, b) = (simd.add(u[1], u[2]), simd.sub(u[1], u[2]));
     let (c, d) = (simd.add(u[3], u[4]), simd.sub(u[3], u[4]));
-    let sixth = simd.splat(1.0 / 6.0);
-    let minus_sixth = simd.splat(-1.0 / 6.0);
+    let first = simd.mul_add(simd.splat(1.0 / FAR_SLOPE), c, u[0]);
+    let second = simd.mul(simd.splat(FAR / FAR_SLOPE), d);
+    let third = simd.mul_add(simd.splat(FAR_SQUARE / FAR_SLOPE), c, u[5]);
     [
-        simd.mul_add(simd.splat(0.25), u[0], simd.mul_add(minus_sixth, a, simd.mul(simd.splat(1.0 / 24.0), c))),
-        simd.mul_add(sixth, b, simd.mul(simd.splat(1.0 / 12.0), d)),
-        simd.add(simd.mul_add(minus_sixth, a, simd.mul(sixth, c)), u[5]),
+        simd.mul_add(simd.splat(1.0 / NEAR_SLOPE), a, first),
+        simd.mul_add(simd.splat(NEAR / NEAR_SLOPE), b, second),
+        simd.mul_add(simd.splat(NEAR_SQUARE / NEAR_SLOPE), a, third),
     ]
+}
+
+/// How the values of a transform lie in memory.
+pub(super) trait Element<S: Simd> {
+    type Item;
+    /// # Safety
+    /// A vector at `to` is valid for writing, and holds the first values of its pairs where this writes the second.
+    unsafe fn store(simd: S, to: *mut Self::Item, vector: S::Vector);
+}
+
+/// f32.
+pub(super) struct Whole;
+
+/// bf16, next to each other.
+pub(super) struct Halves;
+
+/// bf16, the first value of each pair; the second is made 0.
+pub(super) struct FirstHalves;
+
+/// bf16, the second value of each pair, the first being there.
+pub(super) struct SecondHalves;
+
+impl<S: Simd> Element<S> for Whole {
+    type Item = f32;
+    #[inline(always)]
+    unsafe fn store(simd: S, to: *mut f32, vector: S::Vector) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { simd.store(to, vector) };
+    }
+}
+
+impl<S: Pairs> Element<S> for Halves {
+    type Item = u16;
+    #[inline(always)]
+    unsafe fn store(simd: S, to: *mut u16, vector: S::Vector) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { simd.store_halves(to, vector) };
+    }
+}
+
+impl<S: Pairs> Element<S> for FirstHalves {
+    type Item = f32;
+    #[inline(always)]
+    unsafe fn store(simd: S, to: *mut f32, vector: S::Vector) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { simd.store(to, simd.low_half(vector)) };
+    }
+}
+
+impl<S: Pairs> Element<S> for SecondHalves {
+    type Item = f32;
+    #[inline(always)]
+    unsafe fn store(simd: S, to: *mut f32, vector: S::Vector) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { simd.store(to, simd.with_high_half(simd.load(to), vector)) };
+    }
 }
 
 /// A square of pixels in memory: the values of one channel vector lie at `row * rows + column * columns`.
@@ -100,17 +174,17 @@ pub(super) struct Spacing {
     pub column: usize,
 }
 
-/// Transforms a 6x6 tile of `channels` channels, `B^T d B`, element `e` to `to + e * plane`.
+/// Transforms a 6x6 tile of `channels` channels, `B^T d B`, element `e` to `to + e * plane` (in items).
 ///
 /// # Safety
 /// The tile's pixels and `channels` values at each of the 36 targets are valid; `channels` is whole vectors.
 #[inline(always)]
-pub(super) unsafe fn source<S: Simd>(
+pub(super) unsafe fn source<S: Simd, E: Element<S>>(
     simd: S,
     tile: *const f32,
     spacing: Spacing,
     channels: usize,
-    to: *mut f32,
+    to: *mut E::Item,
     plane: usize,
 ) {
     for channel in (0..channels).step_by(S::LANES) {
@@ -123,7 +197,7 @@ pub(super) unsafe fn source<S: Simd>(
             row = row.wrapping_add(spacing.row);
         }
         // SAFETY: the caller vouches for the targets.
-        unsafe { store_columns::<S, Source, REACH>(simd, &half, to.wrapping_add(channel), plane) };
+        unsafe { store_columns::<S, Source, E, REACH>(simd, &half, to.wrapping_add(channel), plane) };
     }
 }
 
@@ -132,12 +206,12 @@ pub(super) unsafe fn source<S: Simd>(
 /// # Safety
 /// As [`source`], of 16 pixels.
 #[inline(always)]
-pub(super) unsafe fn gradient<S: Simd>(
+pub(super) unsafe fn gradient<S: Simd, E: Element<S>>(
     simd: S,
     tile: *const f32,
     spacing: Spacing,
     channels: usize,
-    to: *mut f32,
+    to: *mut E::Item,
     plane: usize,
 ) {
     for channel in (0..channels).step_by(S::LANES) {
@@ -150,7 +224,7 @@ pub(super) unsafe fn gradient<S: Simd>(
             row = row.wrapping_add(spacing.row);
         }
         // SAFETY: the caller vouches for the targets.
-        unsafe { store_columns::<S, Gradient, TILE>(simd, &half, to.wrapping_add(channel), plane) };
+        unsafe { store_columns::<S, Gradient, E, TILE>(simd, &half, to.wrapping_add(channel), plane) };
     }
 }
 
@@ -199,10 +273,10 @@ unsafe fn load<S: Simd, const N: usize>(simd: S, mut from: *const f32, stride: u
 /// # Safety
 /// A vector at each of the 36 places is valid for writing.
 #[inline(always)]
-unsafe fn store_columns<S: Simd, T: Column<ROWS>, const ROWS: usize>(
+unsafe fn store_columns<S: Simd, T: Column<ROWS>, E: Element<S>, const ROWS: usize>(
     simd: S,
     half: &[[S::Vector; REACH]; ROWS],
-    to: *mut f32,
+    to: *mut E::Item,
     plane: usize,
 ) {
     let mut column_start = to;
@@ -214,7 +288,7 @@ unsafe fn store_columns<S: Simd, T: Column<ROWS>, const ROWS: usize>(
         let mut place = column_start;
         for value in T::apply(simd, values) {
             // SAFETY: the caller vouches for the 36 places.
-            unsafe { simd.store(place, value) };
+            unsafe { E::store(simd, place, value) };
             place = place.wrapping_add(REACH.wrapping_mul(plane));
         }
         column_start = column_start.wrapping_add(plane);
