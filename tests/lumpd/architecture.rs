@@ -147,6 +147,8 @@ fn unsafe_is_confined_and_every_block_says_why_it_is_sound() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
+            // What stands in quotes is no code.
+            let code = code.split('"').step_by(2).collect::<Vec<_>>().join(" ");
             let is_unsafe = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
             if is_unsafe && !allowed {
                 wrong.push(format!("{inner}:{}: unsafe outside its rooms", number + 1));

