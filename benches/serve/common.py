@@ -55,6 +55,7 @@ class Daemon:
         line = self.process.stdout.readline()
         self.address = line.strip().rsplit("//", 1)[-1]
         while not self.ready():
+            assert self.process.poll() is None, "the daemon has ended: see above"
             time.sleep(0.1)
 
     def ready(self):

@@ -11,7 +11,7 @@ import time
 from common import Daemon, at_rate, fill, line, picture
 
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30
-with Daemon("replay.slots=10000", "encoder.preset=resnet18-w16", "learn.idle_steps_per_second=1000", "evaluate.max_probes=64",
+with Daemon("replay.slots=10000", "encoder.preset=resnet18-w16", "learn.idle_steps_per_second=1000",
             "device.kind=cpu", "publish.interval_seconds=100000", "publish.at_task_boundary=false",
             "checkpoint.interval_seconds=100000") as daemon:
     daemon.ask("POST", "/v1/training/pause")

@@ -35,6 +35,9 @@ fetch(`/v1/images/${id}/thumbnail`).then((answer) => answer.blob()).then((blob) 
 """
 
 
+COMPLETE = "return [...document.querySelectorAll('#newest img')].every((img) => img.complete && img.naturalWidth > 1)"
+
+
 def have_browser():
     found = (shutil.which("chromium") or shutil.which("chromium-browser")) and shutil.which("chromedriver")
     if not found and shutil.which("apt-get") and os.geteuid() == 0:
@@ -131,7 +134,8 @@ def live_daemon(browser, lumpd, screenshots, seconds):
         check("JPEG" in browser.text("#answer-note"), "what is no image is refused with what to do")
         browser.log()  # the browser reports the refused request itself
 
-        browser.click("#newest .thumb")
+        # The stream goes on: what is found may be gone before a pointer reaches it.
+        browser.run("document.querySelector('#newest .thumb').click()")
         browser.wait("the dialog", lambda: browser.count("#detail[open]") == 1)
         browser.wait("its source", lambda: "camera" in browser.text("#d-facts"))
         browser.type("#d-name", "checked by hand")
@@ -149,7 +153,7 @@ def live_daemon(browser, lumpd, screenshots, seconds):
 
         browser.run("document.activeElement.blur(); window.scrollTo(0, 0)")
         seen = set()
-        for _ in range(60):
+        for _ in range(160):
             browser.keys("\ue004")
             seen.add(browser.run("const e = document.activeElement; return e.id || e.className || e.tagName"))
         check({"mark", "pause", "file", "map"} <= seen, "everything that can be pressed can be reached with the tab key")
@@ -171,6 +175,7 @@ def live_daemon(browser, lumpd, screenshots, seconds):
         no_console_error(browser)
 
         if screenshots:
+            browser.run("document.activeElement.blur()")
             browser.size(1320, 900)
             end = time.monotonic() + seconds
             browser.wait("a measured task", lambda: browser.count("#forgetting td.on") > 2 or time.monotonic() > end, seconds + 20)
@@ -181,11 +186,13 @@ def live_daemon(browser, lumpd, screenshots, seconds):
                 browser.scheme(scheme)
                 browser.run("window.dispatchEvent(new Event('resize'))")
                 time.sleep(1.5)
+                browser.wait("every picture", lambda: browser.run(COMPLETE))
                 browser.screenshot(screenshots / f"dashboard-{scheme}.webp")
             browser.scheme("light")
             browser.size(390, 844, phone=True)
             browser.run("window.dispatchEvent(new Event('resize'))")
             time.sleep(1.5)
+            browser.wait("every picture", lambda: browser.run(COMPLETE))
             browser.screenshot(screenshots / "dashboard-phone.webp", 1900)
             browser.size(1320, 900)
             no_console_error(browser)

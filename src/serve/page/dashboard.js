@@ -41,7 +41,7 @@ function showStatus() {
 }
 
 function driftWords(segment) {
-  if (segment.statistic === null) return segment.phase.startsWith("warming") ? "Learning what is usual: the first frames of a task are the reference." : "Waiting for frames.";
+  if (segment.statistic === null) return segment.phase === "waiting" ? "Waiting for frames." : "Learning what is usual: the first frames of a task are the reference.";
   if (segment.warning) return "Unusual frames: a change is suspected, and not yet sure.";
   return "How unusual the newest frames are for the open task. Beyond the line a new task begins.";
 }
@@ -142,7 +142,15 @@ async function refreshNewest() {
   newest = signature;
   // Two whole rows, however wide they are.
   const columns = Math.max(3, Math.floor((at("newest").clientWidth + 7) / 74));
-  at("newest").replaceChildren(...page.images.slice(0, 2 * columns).map((image) => thumb(image)));
+  // What is shown already stays as it is: a picture that is fetched again would flicker.
+  const shown = new Map([...at("newest").children].map((item) => [item.dataset.key, item]));
+  const items = page.images.slice(0, 2 * columns).map((image) => {
+    const key = image.id + ":" + image.task + ":" + image.label;
+    const item = shown.get(key) ?? thumb(image);
+    item.dataset.key = key;
+    return item;
+  });
+  at("newest").replaceChildren(...items);
   if (!page.images.length) at("newest").replaceChildren(element("p", { class: "empty" }, "No image is stored yet."));
 }
 

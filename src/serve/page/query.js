@@ -9,7 +9,7 @@ let open_id = null, object_url = null;
 
 /** A stored image as a button that opens it. */
 export function thumb(image, caption) {
-  const img = element("img", { alt: "", loading: "lazy", width: 64, height: 64 });
+  const img = element("img", { alt: "", width: 64, height: 64 });
   img.addEventListener("error", () => { img.hidden = true; });
   picture(img, image.id);
   const words = `Image ${image.id}` + (image.task ? `, task ${image.task}` : "") + (image.label ? `, ${image.label}` : "") + `, from ${image.source ?? "the stream"}`;
