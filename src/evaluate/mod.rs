@@ -3,7 +3,7 @@
 //! Label-free: a bounded set of probes of each task ([`ProbeSets`]) is embedded when the task ends and again by every
 //! published version; [`ForgettingMonitor`] compares the two ([`similarity`]) and reports how much of each task's
 //! neighbourhoods is still there, beside measures of the level ([`spectrum`]), since what does not move may also have
-//! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]), and the [`linear_probe`]. For eyes:
+//! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]), and the [`linear_probe()`]. For eyes:
 //! [`pictures`].
 //!
 //! Whatever is not defined (an open task, too few probes, no labels) is `None` with a reason, never 0.

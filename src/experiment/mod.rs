@@ -1,6 +1,6 @@
 //! Experiments: continual learning with labels at hand, on the very objects that the daemon runs on.
 //!
-//! A [`RunSettings`] names a dataset, a split, a stream, an objective and a strategy; [`run()`] plays the stream through the
+//! A [`RunSettings`] names a dataset, a split, a stream, an objective and a strategy; [`run::run`] plays the stream through the
 //! encoder, the learner and the replay buffer of the daemon, measures what is known of every task after each of them, and leaves
 //! a result file. [`sweep`] is a table of runs in one file, [`report`] makes tables and pictures of results.
 //!

@@ -17,6 +17,9 @@ const INDEPENDENT_IN_WINDOW: f64 = 4.0;
 /// The reference must, too: fewer do not tell how much a coordinate varies.
 const INDEPENDENT_IN_REFERENCE: f64 = 32.0;
 
+/// So many tell all features apart well enough to see a change of light, too.
+const INDEPENDENT_FOR_LIGHT: f64 = 128.0;
+
 /// What runs once there is a reference.
 pub(super) struct Comparison {
     whitening: Whitening,
@@ -76,6 +79,11 @@ impl Comparison {
     /// Whether a window holds nothing of the reference: the coordinates were fitted to it.
     pub fn has_room(&self, window: usize) -> bool {
         self.seen >= self.fitted + window as u64
+    }
+
+    /// Whether a change of light is seen here as soon as by the watch over brightness alone.
+    pub fn sees_light(&self) -> bool {
+        self.fitted as f64 >= INDEPENDENT_FOR_LIGHT * self.variance_ratio
     }
 
     fn is_telling(&self) -> bool {

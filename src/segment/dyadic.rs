@@ -31,6 +31,9 @@ const STAGES: [usize; 4] = [64, 128, 256, 512];
 const LARGEST: usize = STAGES[STAGES.len() - 1];
 /// Frames after an alarm in which another may belong to the same change.
 const SETTLING: u64 = 768;
+/// Taken from the deviate of brightness once there are enough independent frames for the test of all features, which sees it as
+/// well: photographs are dark a few times in a row more often than a normal law has it.
+const BESIDE_T2: f64 = 1.25;
 /// It does where its change lies in the first so many frames since, and is no step.
 const STILL_CHANGING: u64 = 320;
 
@@ -137,7 +140,7 @@ impl DyadicT2 {
     fn watch_light(&mut self, features: &[f32]) -> Verdict {
         let Some(brightness) = FeatureMap::brightness(features) else { return Verdict::Stable };
         self.light.push(brightness);
-        let deviate = self.light.deviate();
+        let deviate = self.light_deviate();
         if deviate > Some(self.thresholds.light_drift) {
             Verdict::Drift
         } else if deviate > Some(self.thresholds.light_warning) {
@@ -145,6 +148,12 @@ impl DyadicT2 {
         } else {
             Verdict::Stable
         }
+    }
+
+    /// What the watch over brightness says, less where the test of all features can tell, too.
+    fn light_deviate(&self) -> Option<f64> {
+        let both = self.comparison.as_ref().is_some_and(Comparison::sees_light);
+        Some(self.light.deviate()? - if both { BESIDE_T2 } else { 0.0 })
     }
 
     /// A change of light: the reference is no longer of use.
@@ -213,7 +222,7 @@ impl Detector for DyadicT2 {
     /// The larger of the two tests' statistics, that of light in the proportion of the thresholds.
     fn statistic(&self) -> Option<f64> {
         let scale = self.thresholds.drift / self.thresholds.light_drift;
-        let light = self.light.deviate().map(|deviate| scale * deviate);
+        let light = self.light_deviate().map(|deviate| scale * deviate);
         [self.compared(), light].into_iter().flatten().filter(|statistic| statistic.is_finite()).reduce(f64::max)
     }
 

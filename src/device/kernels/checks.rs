@@ -1,4 +1,4 @@
-//! Every kernel of the CPU against its twin in [`reference`], on random inputs and every instruction set of this machine.
+//! Every kernel of the CPU against its twin in [`mod@reference`], on random inputs and every instruction set of this machine.
 
 use super::{
     BatchNorm, Convolution, Direction, Epilogue, Isa, Mask, MaxPool, Shape, Threads, Window, global_average,
