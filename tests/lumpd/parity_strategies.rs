@@ -7,7 +7,7 @@ use lumpd::config::ObjectiveKind;
 use lumpd::learn::{AGem, Gradient, Strategy, cross_entropy, objective};
 
 /// Sums are taken in another order.
-const TOLERANCE: f64 = 1e-10;
+const TOLERANCE: f64 = 1e-9;
 
 fn reference() -> BTreeMap<String, Tensor> {
     let bytes = include_bytes!("../parity/strategies.safetensors");

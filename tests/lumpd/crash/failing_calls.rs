@@ -14,6 +14,9 @@ use super::{Scratch, seconds, settings, text, tiny_network};
 use crate::pictures::png;
 use crate::process::{Daemon, Process, lumpd};
 
+/// Images that the replay buffer keeps.
+const SLOTS: u64 = 1024;
+
 /// What a run came to. `lost` and `signals` have to be 0.
 #[derive(Debug, Default)]
 pub struct Tally {
@@ -69,7 +72,7 @@ fn arguments(scratch: &Path) -> Vec<String> {
     arguments.extend(settings([
         "serve.listen=127.0.0.1:0",
         network.as_str(),
-        "replay.slots=1024",
+        format!("replay.slots={SLOTS}").as_str(),
         "replay.commit_frames=2",
         "learn.batch=8",
         "learn.replay_batch=8",
@@ -104,7 +107,8 @@ fn one(call: &str, error: &str, number: u64, tally: &mut Tally) {
             break Some(status);
         }
         let pictures: Vec<u64> = (next..next + 16).collect();
-        if oracle.over_unix(&socket, &pictures, 4) {
+        // As many as there is room for: what makes room for another is not lost.
+        if next + 16 <= SLOTS && oracle.over_unix(&socket, &pictures, 4) {
             next += 16;
         } else {
             thread::sleep(Duration::from_millis(10));
