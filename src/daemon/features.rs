@@ -14,6 +14,10 @@ use crate::stream::FrameId;
 /// the time that it may take: in a large buffer one costs some milliseconds.
 const RENEWED_AT_ONCE: usize = 16;
 const RENEWAL_TIME: Duration = Duration::from_millis(20);
+/// A buffer of at most so many slots is renewed whole before the next frame is placed, which takes a fraction of a second
+/// once a version: features of two versions cannot be compared. In a larger one some frames are placed meanwhile, few of
+/// those it holds.
+const RENEWED_WHOLE: usize = 1024;
 const CHUNK: usize = 4;
 
 /// Computes features. Owned by the memory thread.
@@ -37,6 +41,10 @@ impl FeatureSupply {
         let Some(policy) = buffer.features() else { return Vec::new() };
         let published = self.window.load_full();
         policy.enter_space(space(published.as_deref()));
+        if buffer.slots() <= RENEWED_WHOLE {
+            let rounds = buffer.slots().div_ceil(CHUNK);
+            self.renew_rounds(buffer, published.as_deref(), rounds, Duration::MAX);
+        }
         self.tell(compute(&self.frozen, &self.input, published.as_deref(), images))
     }
 
@@ -44,17 +52,26 @@ impl FeatureSupply {
     /// most of them.
     pub fn renew(&mut self, buffer: &mut ReplayBuffer) {
         let Some(policy) = buffer.features() else { return };
-        let (published, start) = (self.window.load_full(), Instant::now());
+        let published = self.window.load_full();
         policy.enter_space(space(published.as_deref()));
-        for _ in 0..RENEWED_AT_ONCE / CHUNK {
-            if start.elapsed() > RENEWAL_TIME {
-                return;
-            }
+        self.renew_rounds(buffer, published.as_deref(), RENEWED_AT_ONCE / CHUNK, RENEWAL_TIME);
+    }
+
+    /// Until all features are of the published version, so many rounds have been made, or the time is over.
+    fn renew_rounds(
+        &mut self,
+        buffer: &mut ReplayBuffer,
+        published: Option<&Published>,
+        rounds: usize,
+        limit: Duration,
+    ) {
+        let start = Instant::now();
+        for _ in 0..rounds {
             let stale = buffer.features().map(|policy| policy.stale(CHUNK)).unwrap_or_default();
-            if stale.is_empty() {
+            if stale.is_empty() || start.elapsed() > limit {
                 return;
             }
-            self.renew_these(buffer, published.as_deref(), stale);
+            self.renew_these(buffer, published, stale);
         }
     }
 

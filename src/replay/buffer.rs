@@ -98,6 +98,11 @@ impl ReplayBuffer {
         features.adopt(slots, &live, saved.as_deref());
     }
 
+    /// Images that it can hold.
+    pub fn slots(&self) -> usize {
+        self.store.geometry().slots()
+    }
+
     /// Where the policy looks at features: what keeps them, to be told of new ones. A frame's own go with its offer.
     pub fn features(&mut self) -> Option<&mut dyn FeaturePolicy> {
         self.policy.features()

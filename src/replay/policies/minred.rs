@@ -7,8 +7,9 @@
 //!
 //! The decision is a pure function of what is stored, of its features and of the new one's: features are quantised, so
 //! that similarities are integers and come out the same on every machine and in any order of summation; equals are
-//! decided by slot and by age. Features are renewed as versions of the encoder are published, each a mean of the old and
-//! the new one ([`FeaturePolicy::refresh`]).
+//! decided by slot and by age. Features are renewed as versions of the encoder are published
+//! ([`FeaturePolicy::refresh`]). The paper takes a running mean over versions, for its features are of augmented views and
+//! of replayed images only; here the new feature replaces the old one, since those of two versions cannot be compared.
 //!
 //! Cost: each image keeps its two nearest neighbours, so that the closest pair is found in O(n). Placing a new one
 //! compares it with all, O(n d); storing it renews the neighbours of those that had the evicted one among theirs: two in
@@ -240,9 +241,7 @@ impl FeaturePolicy for MinRed {
 
     fn refresh(&mut self, frame: FrameId, feature: &[f32]) {
         let (Some(&slot), Some(space)) = (self.slots.get(&frame), self.space) else { return };
-        let Some(new) = rows::quantised(feature).filter(|row| row.len() == space.width) else { return };
-        let known = self.versions[slot as usize] > 0;
-        let row = if known { rows::mean(self.rows.row(slot), &new).unwrap_or(new) } else { new };
+        let Some(row) = rows::quantised(feature).filter(|row| row.len() == space.width) else { return };
         self.versions[slot as usize] = space.version;
         let mut similarities = self.rows.similarities(&row);
         similarities[slot as usize] = rows::NONE;

@@ -104,7 +104,7 @@ pub trait FeaturePolicy {
     /// Frames whose features are missing or of an older version, at most `count`, in turn.
     fn stale(&mut self, count: usize) -> Vec<FrameId>;
 
-    /// A frame's feature as it is now; what is kept becomes the mean of the old and the new direction.
+    /// A frame's feature as it is now, in place of the one there was.
     fn refresh(&mut self, frame: FrameId, feature: &[f32]);
 
     /// Everything it knows, as bytes.

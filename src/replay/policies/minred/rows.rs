@@ -84,12 +84,6 @@ pub(super) fn quantised(vector: &[f32]) -> Option<Vec<i16>> {
     (norm > 0.0 && norm.is_finite()).then(|| vector.iter().map(shrunk).collect())
 }
 
-/// The direction of the mean of two rows: an exponential moving average with rate 0.5. None for opposite ones.
-pub(super) fn mean(old: &[i16], new: &[i16]) -> Option<Vec<i16>> {
-    let sum: Vec<f32> = old.iter().zip(new).map(|(&old, &new)| f32::from(old) + f32::from(new)).collect();
-    quantised(&sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +117,6 @@ mod tests {
         assert_eq!(quantised(&[f32::NAN, 1.0]), None);
         assert_eq!(quantised(&[f32::INFINITY, 1.0]), None);
         assert_eq!(quantised(&[3e-30, 4e-30]), Some(vec![9830, 13107]));
-        assert_eq!(mean(&[16_384, 0], &[-16_384, 0]), None);
     }
 
     #[test]
