@@ -17,6 +17,7 @@ pub mod kernels;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
@@ -110,7 +111,7 @@ impl std::fmt::Display for DeviceInfo {
 }
 
 /// Memory of an accelerator, as its driver counts it: all programs on it together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceMemory {
     pub free_bytes: u64,
     pub total_bytes: u64,
