@@ -122,6 +122,13 @@ pub fn memory(device: &Device) -> Option<DeviceMemory> {
     backends::memory(device)
 }
 
+/// Does work on a device that hands out objects which live until a pool of theirs ends (Metal), in such a pool; elsewhere the
+/// work alone. A thread of Rust has none, so that without it they would never be freed. Every gradient step and every
+/// embedding goes through here; tensors that leave it stay valid.
+pub fn in_pool<T>(work: impl FnOnce() -> T) -> T {
+    backends::in_pool(work)
+}
+
 /// What was found, and what was not and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
