@@ -43,13 +43,11 @@ enum Level {
 impl Level {
     /// Those that this processor has, the fastest first.
     fn available() -> Vec<Level> {
-        let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
-            found.push(Level::Avx2);
+            return vec![Level::Avx2, Level::Portable];
         }
-        found.push(Level::Portable);
-        found
+        vec![Level::Portable]
     }
 }
 

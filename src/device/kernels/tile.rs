@@ -17,6 +17,7 @@ pub(super) trait Arithmetic<S: Simd>: Copy {
 pub(super) struct Single;
 
 /// bf16: a unit is a pair of values, and the product of two units the sum of two products.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Paired;
 

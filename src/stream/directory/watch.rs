@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::stream::StreamError;
 
+#[cfg(target_os = "linux")]
 /// Paths that wait while the source is busy; beyond it the folder is scanned again instead.
 const WAITING_PATHS: usize = 16_384;
 

@@ -72,6 +72,7 @@ impl Kernel for Group<'_> {
 }
 
 /// A group and memory for its source in bf16.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 struct Rounded<'a> {
     group: Group<'a>,
     pairs: &'a mut [f32],

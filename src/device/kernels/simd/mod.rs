@@ -47,6 +47,7 @@ pub(super) trait Simd: Copy + Send + Sync {
 }
 
 /// Products of bf16, two to a lane: the lane of a vector holds a pair, its first value in the low half.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 pub(super) trait Pairs: Simd {
     /// `a.low * b.low + a.high * b.high + c` in each lane, summed in f32; values below the smallest normal one count as 0.
     fn dot(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
@@ -65,6 +66,7 @@ pub(super) trait Pairs: Simd {
 }
 
 /// A kernel that multiplies bf16; as [`Kernel`] otherwise.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 pub(super) trait PairKernel {
     type Output;
     /// Must be `#[inline(always)]`, and so must all that it calls with `simd`.

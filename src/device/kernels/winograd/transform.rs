@@ -123,12 +123,15 @@ pub(super) trait Element<S: Simd> {
 pub(super) struct Whole;
 
 /// bf16, next to each other.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 pub(super) struct Halves;
 
 /// bf16, the first value of each pair; the second is made 0.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 pub(super) struct FirstHalves;
 
 /// bf16, the second value of each pair, the first being there.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only x86 has such multipliers"))]
 pub(super) struct SecondHalves;
 
 impl<S: Simd> Element<S> for Whole {
