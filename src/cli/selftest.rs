@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::Exit;
+use super::bench::named;
 use super::table::{Side, Table};
-use crate::config::{DeviceKind, DeviceSettings};
+use crate::config::{DeviceKind, DeviceSettings, Precision};
 use crate::device::{self, Check, DeviceError};
 use crate::learn;
 
@@ -16,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   lumpd selftest                  the device that `auto` takes
   lumpd selftest --device cuda    after a new driver, or on a new box
-  LUMPD_CUDA_PRECISION=f32 lumpd selftest --device cuda    whole steps without rounding to bf16, to tighter bounds
+  lumpd selftest --device cuda --precision f32    whole steps without rounding to bf16, to tighter bounds
 
 Every kernel and whole training steps of both encoder forms run on random inputs and are compared with plain tensors on
 the CPU in 64-bit floats. An error is the root of the mean squared difference over that of the expected values.";
@@ -30,6 +31,9 @@ pub(super) struct Arguments {
     /// Which of several devices of that kind
     #[arg(long, default_value_t = 0)]
     ordinal: usize,
+    /// As learn.precision: auto, f32, tf32 or bf16
+    #[arg(long, default_value = "auto", value_parser = named::<Precision>)]
+    precision: Precision,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -61,8 +65,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         anyhow!(error).context(exit)
     })?;
     let mut checks = Vec::new();
-    device::check_kernels(&chosen.device, &mut |check| checks.push(check))?;
-    learn::check_steps(&chosen.device, &mut |check| checks.push(check))?;
+    device::check_kernels(&chosen.device, arguments.precision, &mut |check| checks.push(check))?;
+    learn::check_steps(&chosen.device, arguments.precision, &mut |check| checks.push(check))?;
     let failed = checks.iter().filter(|check| !check.passed()).count();
     if arguments.json {
         let all: Vec<_> = checks.iter().map(|check| json!({ "check": check, "passed": check.passed() })).collect();
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_no_success() {
-        let arguments = Arguments { device: Kind::Cpu, ordinal: 1, json: false };
+        let arguments = Arguments { device: Kind::Cpu, ordinal: 1, precision: Precision::Auto, json: false };
         assert_eq!(crate::cli::code(&run(&arguments, &mut Vec::new()).unwrap_err()), 78);
     }
 }

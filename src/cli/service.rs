@@ -74,7 +74,7 @@ fn classed(error: StartError) -> anyhow::Error {
     let exit = match &error {
         error if error.is_temporary() => Exit::Temporary,
         StartError::Encoder(_) | StartError::Stream(_) | StartError::Resume(_) => Exit::Configuration,
-        StartError::Learn(LearnError::Encoder(EncoderError::NoBf16 { .. })) => Exit::Configuration,
+        StartError::Learn(LearnError::Encoder(EncoderError::NoPrecision { .. })) => Exit::Configuration,
         StartError::Device(DeviceError::NotBuilt { .. } | DeviceError::NoSuchOrdinal { .. }) => Exit::Configuration,
         StartError::Replay(ReplayError::OtherGeometry { .. } | ReplayError::OutOfBounds { .. }) => Exit::Configuration,
         _ => Exit::Io,

@@ -66,7 +66,7 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             ),
         ),
         ("checkpoint", checkpoint),
-        ("memory", or_dash(status.resident_bytes.map(Bytes))),
+        ("memory", memory(status)),
     ];
     if let Some(error) = &status.database.error {
         pairs.push(("database", error.clone()));
@@ -122,4 +122,16 @@ fn segment(segment: &SegmentStatus) -> String {
     let warning = if segment.warning { ", a change is suspected" } else { "" };
     let (statistic, threshold) = (number(segment.statistic), number(segment.threshold));
     format!("{current}; {}, statistic {statistic} of {threshold}{warning}", segment.phase)
+}
+
+/// Of the process, and of the GPU where there is one.
+fn memory(status: &Status) -> String {
+    let process = or_dash(status.resident_bytes.map(Bytes));
+    match status.device_memory {
+        Some(gpu) => {
+            let used = gpu.total_bytes.saturating_sub(gpu.free_bytes);
+            format!("{process}; of the GPU {} of {}, other programs included", Bytes(used), Bytes(gpu.total_bytes))
+        }
+        None => process,
+    }
 }

@@ -431,7 +431,7 @@ impl Default for LearnSettings {
             align_weight: 1.0,
             ema_decay: 0.999,
             classes: 10,
-            precision: Precision::F32,
+            precision: Precision::Auto,
         }
     }
 }
@@ -440,8 +440,12 @@ impl Default for LearnSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
+    /// f32 on the CPU, the fastest that a GPU has.
     #[default]
+    Auto,
     F32,
+    /// f32 whose products tensor cores take with mantissas of 10 bits. GPUs only.
+    Tf32,
     /// Factors rounded to bf16: faster, and less accurate. Refused where the device has no such multiplier.
     Bf16,
 }
@@ -450,7 +454,9 @@ impl Precision {
     /// As it is set.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
         }
     }

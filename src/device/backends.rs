@@ -99,6 +99,18 @@ mod metal {
     }
 }
 
+/// See [`super::in_pool`].
+#[cfg(all(feature = "metal", target_vendor = "apple"))]
+pub fn in_pool<T>(work: impl FnOnce() -> T) -> T {
+    objc2::rc::autoreleasepool(|_| work())
+}
+
+/// See [`super::in_pool`].
+#[cfg(not(all(feature = "metal", target_vendor = "apple")))]
+pub fn in_pool<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
 /// The devices of an accelerator's kind, by ordinal.
 pub fn list(kind: Backend) -> Result<Vec<DeviceInfo>, DeviceError> {
     match kind {

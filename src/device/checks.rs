@@ -1,9 +1,10 @@
 //! Holding a device's kernels against their definitions, on the machine where they shall be trusted.
 
-use candle_core::{Device, Result};
+use candle_core::{Device, Result, bail};
 use serde::Serialize;
 
 use super::{cuda, kernels};
+use crate::config::Precision;
 
 /// One comparison: how far a fast computation is from its definition in f64.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,17 +43,21 @@ fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 /// Checks every kernel of the device on random inputs, and reports each comparison as it is made. A device that has no
-/// kernels of its own has nothing to report: a new one adds its list here.
+/// kernels of its own has nothing to report: a new one adds its list here. `precision` is that of a GPU's; a processor's are
+/// checked in all that it has.
 ///
 /// # Errors
-/// Where the device fails.
-pub fn check_kernels(device: &Device, report: &mut dyn FnMut(Check)) -> Result<()> {
+/// Where the device fails, or has no such precision.
+pub fn check_kernels(device: &Device, precision: Precision, report: &mut dyn FnMut(Check)) -> Result<()> {
     if device.is_cpu() {
         kernels::checks::run(report);
     }
     if let Some(machine) = cuda::machine(device) {
         let machine = machine?;
-        for check in cuda::checks(cuda::precision(machine.as_ref())) {
+        let Some(precision) = cuda::precision(machine.as_ref(), precision) else {
+            bail!("this GPU has no tensor cores for {}", precision.name());
+        };
+        for check in cuda::checks(precision) {
             let error = check.run(machine.as_ref())?;
             let case = "random shapes".to_owned();
             report(Check { what: check.name, case, error, tolerance: check.tolerance });
@@ -78,7 +83,7 @@ mod tests {
     #[test]
     fn every_kernel_of_the_cpu_is_checked_on_every_instruction_set_and_passes() {
         let mut checks = Vec::new();
-        check_kernels(&Device::Cpu, &mut |check| checks.push(check)).unwrap();
+        check_kernels(&Device::Cpu, Precision::Auto, &mut |check| checks.push(check)).unwrap();
         let failed: Vec<&Check> = checks.iter().filter(|check| !check.passed()).collect();
         assert!(failed.is_empty(), "{failed:?}");
         for isa in kernels::Isa::available() {

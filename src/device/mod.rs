@@ -17,6 +17,7 @@ pub mod kernels;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
@@ -110,7 +111,7 @@ impl std::fmt::Display for DeviceInfo {
 }
 
 /// Memory of an accelerator, as its driver counts it: all programs on it together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceMemory {
     pub free_bytes: u64,
     pub total_bytes: u64,
@@ -119,6 +120,13 @@ pub struct DeviceMemory {
 /// The memory of an accelerator now; `None` of the CPU, and where the driver does not tell.
 pub fn memory(device: &Device) -> Option<DeviceMemory> {
     backends::memory(device)
+}
+
+/// Does work on a device that hands out objects which live until a pool of theirs ends (Metal), in such a pool; elsewhere the
+/// work alone. A thread of Rust has none, so that without it they would never be freed. Every gradient step and every
+/// embedding goes through here; tensors that leave it stay valid.
+pub fn in_pool<T>(work: impl FnOnce() -> T) -> T {
+    backends::in_pool(work)
 }
 
 /// What was found, and what was not and why.

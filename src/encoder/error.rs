@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::config::Precision;
+
 /// Why there is no such encoder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,8 +29,8 @@ pub enum EncoderError {
         "the images hold {bytes} bytes, which is no whole number of {side}x{side} RGB images: resize them to the preset's side first"
     )]
     ImageBytes { bytes: usize, side: usize },
-    #[error("learn.precision is \"bf16\", but {reason}: set learn.precision = \"f32\"")]
-    NoBf16 { reason: String },
+    #[error("learn.precision is \"{asked}\", but {reason}: set learn.precision = \"auto\"")]
+    NoPrecision { asked: &'static str, reason: String },
     #[error(
         "the encoder failed on its device: {0}; if it ran out of memory, take a smaller batch or a narrower preset"
     )]
@@ -36,6 +38,11 @@ pub enum EncoderError {
 }
 
 impl EncoderError {
+    /// The device does not multiply as asked.
+    pub(super) fn no_precision(asked: Precision, reason: &str) -> Self {
+        Self::NoPrecision { asked: asked.name(), reason: reason.into() }
+    }
+
     /// Stable name for logs, metrics and exit codes.
     pub fn code(&self) -> &'static str {
         match self {
@@ -45,7 +52,7 @@ impl EncoderError {
             Self::ReadWeights { .. } => "unreadable-weights",
             Self::ParseWeights { .. } | Self::WeightsTensor { .. } => "bad-weights",
             Self::ImageBytes { .. } => "bad-image-bytes",
-            Self::NoBf16 { .. } => "no-bf16",
+            Self::NoPrecision { .. } => "no-precision",
             Self::Tensor(_) => "encoder-failed",
         }
     }

@@ -66,11 +66,12 @@ pub fn build(
     }
     if let Some(machine) = accelerator::machine(device) {
         let machine = machine?;
-        let precision = accelerator::precision(machine.as_ref());
+        let precision = accelerator::precision(machine.as_ref(), precision)
+            .ok_or_else(|| EncoderError::no_precision(precision, "this GPU has no tensor cores for it"))?;
         return Ok(Box::new(CudaResNet18::new(preset, machine, precision, seed)?));
     }
-    if precision != Precision::F32 {
-        return Err(EncoderError::NoBf16 { reason: "this device's network multiplies in f32 only".into() });
+    if !matches!(precision, Precision::Auto | Precision::F32) {
+        return Err(EncoderError::no_precision(precision, "this device's network multiplies in f32 only"));
     }
     Ok(Box::new(PlainResNet18::new(preset, device, DType::F32, seed)?))
 }

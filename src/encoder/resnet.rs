@@ -11,6 +11,7 @@ use super::norm::{BatchStatistics, MOMENTUM, batch_norm, inference_norm, relu};
 use super::pool::max_pool;
 use super::{Backbone, Embedder, Frozen, Parameter, Preset, Stem};
 use crate::config::Seed;
+use crate::device::in_pool;
 
 /// The plain backend.
 ///
@@ -256,7 +257,7 @@ impl Embedder for PlainEmbedder {
     }
 
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
-        self.run(images, &mut |_| {})
+        in_pool(|| self.run(images, &mut |_| {}))
     }
 }
 

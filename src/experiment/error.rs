@@ -36,6 +36,8 @@ pub enum ExperimentError {
     Busy { path: PathBuf },
     #[error("no result was found in {}: a run that has ended leaves a result.json there", path.display())]
     NoResult { path: PathBuf },
+    #[error("what is forgotten of task {task} could not be measured: {message}")]
+    Measure { task: u32, message: String },
     #[error(transparent)]
     Encoder(#[from] EncoderError),
     #[error(transparent)]
@@ -67,6 +69,7 @@ impl ExperimentError {
             Self::OtherRun { .. } => "other-run",
             Self::Busy { .. } => "run-busy",
             Self::NoResult { .. } => "no-result",
+            Self::Measure { .. } => "not-measured",
             Self::Encoder(error) => error.code(),
             Self::Learn(error) => error.code(),
             Self::Checkpoint(error) => error.code(),

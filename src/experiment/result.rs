@@ -34,6 +34,12 @@ pub struct RunResult {
     pub averages: Averages,
     /// Of a linear classifier over all classes on the encoder's features at the end.
     pub linear_probe: Option<f64>,
+    /// Of a linear classifier over the classes of each task, after every stage; empty where not asked for.
+    #[serde(default)]
+    pub linear: AccuracyMatrix,
+    /// Forgetting without labels, after every later stage; empty where not asked for.
+    #[serde(default)]
+    pub label_free: Vec<ForgettingRecord>,
     pub curve: Vec<CurvePoint>,
     /// Mean loss of each stage.
     pub losses: Vec<f64>,
@@ -70,6 +76,20 @@ pub struct TaskRecord {
 pub struct Averages {
     pub paper: AccuracySummary,
     pub strict: AccuracySummary,
+}
+
+/// A past task after a later stage, both from 0, against what it was at its own end. Meanings as in
+/// [`crate::evaluate::Measurement`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ForgettingRecord {
+    pub task: usize,
+    pub stage: usize,
+    pub neighbour_overlap: Option<f64>,
+    pub forgetting_index: Option<f64>,
+    pub cka_debiased: Option<f64>,
+    pub loss_change: Option<f64>,
+    pub view_recall: Option<f64>,
+    pub view_recall_change: Option<f64>,
 }
 
 /// KNN accuracy over all classes.

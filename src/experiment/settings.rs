@@ -103,6 +103,9 @@ pub struct RunSettings {
     pub curve_every: usize,
     /// Linear probe at the end.
     pub linear_probe: bool,
+    /// After every task, forgetting as the daemon measures it without labels, and a linear probe of every task: evidence for or
+    /// against those measures.
+    pub label_free: bool,
     /// Datasets that the trained encoder is tried on, in the same data folder.
     pub ood: Vec<String>,
     /// Epochs of fine-tuning on each of them, after the frozen encoder was tried; 0 for none.
@@ -149,6 +152,7 @@ impl Default for RunSettings {
             seed: 0,
             curve_every: 0,
             linear_probe: true,
+            label_free: false,
             ood: Vec::new(),
             ood_epochs: 0,
             views: true,
@@ -261,6 +265,13 @@ impl RunSettings {
         let in_order = matches!(self.stream, StreamKind::Tasks | StreamKind::Given | StreamKind::Interleaved);
         if self.strategy == StrategyKind::Pnn && (self.boundaries != BoundaryKind::Given || !in_order) {
             return refuse("strategy", &"pnn", "needs every task once, and its boundaries given");
+        }
+        if self.strategy == StrategyKind::Pnn && self.label_free {
+            return refuse(
+                "label_free",
+                &"true",
+                "has nothing to measure with pnn, which keeps an encoder for each task",
+            );
         }
         if labels_only && !supervised {
             return refuse("strategy", &name_of(&self.strategy), "needs labels: set objective = \"supervised\"");

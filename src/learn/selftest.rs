@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::sgd::Sgd;
 use super::{LearnError, Trainer};
-use crate::config::{self, EncoderLayer, LearnSettings, ObjectiveKind, Seed, StrategyKind};
+use crate::config::{EncoderLayer, LearnSettings, ObjectiveKind, Precision, Seed, StrategyKind};
 use crate::device::Check;
-use crate::device::cuda::{self, Precision};
+use crate::device::cuda;
 use crate::encoder::{self, Backbone, Frozen, Parameter, PlainResNet18, Preset, Stem};
 
 /// Relative errors that a device's arithmetic leaves.
@@ -25,24 +25,25 @@ struct Tolerances {
 }
 
 impl Tolerances {
-    fn of(device: &Device) -> Self {
-        if device.is_cpu() {
+    fn of(device: &Device, precision: Precision) -> Self {
+        if device.is_cpu() && precision != Precision::Bf16 {
             // A value beside 0 may pass a ReLU in one precision and not in the other, and a maximum may lie elsewhere: features do
             // not notice, gradients jump. A few in a hundred thousand do; a wrong kernel is off by the size of the gradient.
             return Self { features: 1e-4, statistics: 1e-5, gradient: 1e-2, gradient_of_one: 5e-2, movement: 1e-2 };
         }
-        if let Some(Ok(machine)) = cuda::machine(device) {
-            return match cuda::precision(machine.as_ref()) {
-                Precision::F32 => Self::of(&Device::Cpu),
-                Precision::Tf32 => Self::of_tensor_cores(),
-                // Roundings of the forward pass change ReLU masks, as in PyTorch's autocast, which is as far from f64: see
-                // tests/parity/bf16_autocast.py. What a kernel does wrong shows in its own check, or in f32.
-                Precision::Bf16 => {
-                    Self { features: 6e-2, statistics: 1e-2, gradient: 6e-1, gradient_of_one: 1.2, movement: 6e-1 }
-                }
-            };
+        let found = cuda::machine(device).and_then(Result::ok);
+        match found.and_then(|machine| cuda::precision(machine.as_ref(), precision)) {
+            Some(cuda::Precision::F32) => Self::of(&Device::Cpu, Precision::F32),
+            Some(cuda::Precision::Bf16) => Self::of_bf16(),
+            None if device.is_cpu() => Self::of_bf16(),
+            Some(cuda::Precision::Tf32) | None => Self::of_tensor_cores(),
         }
-        Self::of_tensor_cores()
+    }
+
+    /// Roundings of the forward pass change ReLU masks, as in PyTorch's autocast, which is as far from f64: see
+    /// tests/parity/bf16_autocast.py. What a kernel does wrong shows in its own check, or in f32.
+    fn of_bf16() -> Self {
+        Self { features: 6e-2, statistics: 1e-2, gradient: 6e-1, gradient_of_one: 1.2, movement: 6e-1 }
     }
 
     /// Tensor cores multiply numbers of 10 (tf32) or 7 (bf16) digits of fraction.
@@ -90,16 +91,21 @@ fn cases() -> Result<Vec<Case>, LearnError> {
 ///
 /// # Errors
 /// Where the device fails.
-pub fn check_steps(device: &Device, report: &mut dyn FnMut(Check)) -> Result<(), LearnError> {
+pub fn check_steps(device: &Device, precision: Precision, report: &mut dyn FnMut(Check)) -> Result<(), LearnError> {
     for case in cases()? {
-        check_backbone(device, &case, report)?;
+        check_backbone(device, precision, &case, report)?;
     }
-    check_learning(device, report)
+    check_learning(device, precision, report)
 }
 
-fn check_backbone(device: &Device, case: &Case, report: &mut dyn FnMut(Check)) -> Result<(), LearnError> {
-    let (name, tolerances) = (case.name(), Tolerances::of(device));
-    let (mut fast, mut plain) = pair(device, &case.preset)?;
+fn check_backbone(
+    device: &Device,
+    precision: Precision,
+    case: &Case,
+    report: &mut dyn FnMut(Check),
+) -> Result<(), LearnError> {
+    let (name, tolerances) = (case.name(), Tolerances::of(device, precision));
+    let (mut fast, mut plain) = pair(device, precision, &case.preset)?;
     fast.set_frozen(Frozen::new(case.frozen))?;
     plain.set_frozen(Frozen::new(case.frozen))?;
     let mut compare = |what: &str, found: &Tensor, expected: &Tensor, tolerance| -> Result<(), LearnError> {
@@ -135,9 +141,13 @@ fn check_backbone(device: &Device, case: &Case, report: &mut dyn FnMut(Check)) -
 }
 
 /// Both networks with the same weights: random, batch norm off the identity, running statistics off their start.
-fn pair(device: &Device, preset: &Preset) -> Result<(Box<dyn Backbone>, PlainResNet18), LearnError> {
+fn pair(
+    device: &Device,
+    precision: Precision,
+    preset: &Preset,
+) -> Result<(Box<dyn Backbone>, PlainResNet18), LearnError> {
     let mut plain = PlainResNet18::new(preset, &Device::Cpu, DType::F64, Seed(3))?;
-    let mut fast = encoder::build(preset, device, config::Precision::F32, Seed(3))?;
+    let mut fast = encoder::build(preset, device, precision, Seed(3))?;
     let shifted = |flat: &Tensor, layout: &[Parameter], name: &str| -> Result<Tensor, LearnError> {
         let mut values = numbers(flat)?;
         let mut random = Seed(4).random(name, 0);
@@ -175,12 +185,13 @@ fn worst_parameter(layout: &[Parameter], found: &[f64], expected: &[f64], tolera
 }
 
 /// Three steps of a learner, views and heads included, against the same learner on the plain network in f32 on the CPU.
-fn check_learning(device: &Device, report: &mut dyn FnMut(Check)) -> Result<(), LearnError> {
+fn check_learning(device: &Device, precision: Precision, report: &mut dyn FnMut(Check)) -> Result<(), LearnError> {
     let preset = Preset { width: 8, side: 16, ..Preset::load("resnet18-w16")? };
     let settings = LearnSettings {
         objective: ObjectiveKind::SimClr,
         strategy: StrategyKind::Lump,
         learning_rate: 0.01,
+        precision,
         ..LearnSettings::default()
     };
     let plain = PlainResNet18::new(&preset, &Device::Cpu, DType::F32, Seed(3))?;
@@ -190,7 +201,7 @@ fn check_learning(device: &Device, report: &mut dyn FnMut(Check)) -> Result<(), 
         let mut random = Seed(5).random(name, 0);
         (0..count * preset.image_bytes()).map(|_| random.below(256) as u8).collect()
     };
-    let tolerance = Tolerances::of(device).movement;
+    let tolerance = Tolerances::of(device, precision).movement;
     let mut losses = [Vec::new(), Vec::new()];
     for step in 0..3 {
         let (stream, replay) = (bytes(&format!("stream {step}"), 8), bytes(&format!("replay {step}"), 8));
@@ -220,7 +231,7 @@ mod tests {
     #[test]
     fn whole_steps_on_the_cpu_pass_in_both_forms() {
         let mut checks = Vec::new();
-        check_steps(&Device::Cpu, &mut |check| checks.push(check)).unwrap();
+        check_steps(&Device::Cpu, Precision::Auto, &mut |check| checks.push(check)).unwrap();
         let failed: Vec<&Check> = checks.iter().filter(|check| !check.passed()).collect();
         assert!(failed.is_empty(), "{failed:?}");
         for what in ["features", "gradient", "movement by SGD", "embedding of 1", "running statistics"] {

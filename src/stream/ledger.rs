@@ -6,7 +6,7 @@
 //! ```text
 //! stream_sources  name -> number, from 1
 //! stream_files    (source, path within the folder) ->
-//!                 (state: 0 tried, 1 taken, 2 refused; attempts; inode; size; mtime ns; frame id; code; detail)
+//!                 (state: 0 tried, 1 taken, 2 refused; marks; inode; size; mtime ns; frame id; code; detail)
 //! ```
 //!
 //! A file is the same while path, inode, size and modification time are. (The device is not compared: its number changes over
@@ -14,8 +14,8 @@
 //! duplicate where the daemon still remembers them.
 //!
 //! The order of a frame's life is: [`Ledger::mark`] before it is offered, commit of its image, [`Ledger::record`]. A crash in
-//! between leaves the mark. A file found marked after a restart is suspect and is worked on alone; the third start that finds
-//! it undecided refuses it as "crashed-twice", without opening it: the process died twice with this file alone in its hands.
+//! between leaves the mark. A file found marked after a restart is suspect and is worked on alone; once the process has died
+//! twice with it alone in its hands, it is refused as "crashed-twice", without opening it ([`KILLER`]).
 //!
 //! Growth: about 80 bytes and the path for each file in the folder. [`Ledger::prune`] forgets files that are gone.
 
@@ -33,7 +33,19 @@ use crate::config::durable::Database;
 const SOURCES: TableDefinition<'_, &str, u32> = TableDefinition::new("stream_sources");
 const FILES: TableDefinition<'_, (u32, &[u8]), Row<'_>> = TableDefinition::new("stream_files");
 
-/// State, attempts, inode, size, modification time, frame id, code, detail.
+/// With what a file is worked on. A death in company is one mark, for it may be another's doing; alone it counts twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    Others,
+    Alone,
+}
+
+const ALONE: u8 = 2;
+/// Marks of a file that, being alone, killed the process twice, whether or not it did so in company before. Fewer would
+/// condemn files that a power cut or a `kill -9` happened to hit twice in a crowd.
+pub const KILLER: u8 = 2 * ALONE;
+
+/// State, marks, inode, size, modification time, frame id, code, detail.
 type Row<'a> = (u8, u8, u64, u64, i64, u64, &'a str, &'a str);
 
 const TRIED: u8 = 0;
@@ -153,18 +165,21 @@ impl Ledger {
         look.map_err(failed)
     }
 
-    /// Writes down, durably, that these files are about to be worked on.
+    /// Writes down, durably, that these files are about to be worked on, alone or with others.
     ///
     /// # Errors
     /// [`StreamError::Ledger`].
-    pub fn mark(&self, source: SourceId, files: &[Entry]) -> Result<(), StreamError> {
+    pub fn mark(&self, source: SourceId, files: &[Entry], company: Company) -> Result<(), StreamError> {
+        let weight = match company {
+            Company::Others => 1,
+            Company::Alone => ALONE,
+        };
         self.write(|write| {
             let mut table = write.open_table(FILES)?;
             for (path, fingerprint) in files {
                 let known = table.get((source.0, key(path)))?.map(|row| state(row.value(), *fingerprint));
-                let attempts =
-                    if let Some(FileState::Tried(attempts)) = known { attempts.saturating_add(1) } else { 1 };
-                table.insert((source.0, key(path)), row(TRIED, attempts, *fingerprint, 0, "", ""))?;
+                let marks = if let Some(FileState::Tried(marks)) = known { marks } else { 0 }.saturating_add(weight);
+                table.insert((source.0, key(path)), row(TRIED, marks, *fingerprint, 0, "", ""))?;
             }
             Ok(())
         })
@@ -242,16 +257,16 @@ fn key(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-fn row<'a>(state: u8, attempts: u8, of: Fingerprint, frame: u64, code: &'a str, detail: &'a str) -> Row<'a> {
-    (state, attempts, of.inode, of.size, of.mtime_ns, frame, code, detail)
+fn row<'a>(state: u8, marks: u8, of: Fingerprint, frame: u64, code: &'a str, detail: &'a str) -> Row<'a> {
+    (state, marks, of.inode, of.size, of.mtime_ns, frame, code, detail)
 }
 
-fn state((state, attempts, inode, size, mtime_ns, frame, code, detail): Row<'_>, now: Fingerprint) -> FileState {
+fn state((state, marks, inode, size, mtime_ns, frame, code, detail): Row<'_>, now: Fingerprint) -> FileState {
     match state {
         _ if now != (Fingerprint { inode, size, mtime_ns }) => FileState::Unknown,
         TAKEN => FileState::Taken(FrameId(frame)),
         REFUSED => FileState::Refused { code: code.to_owned(), detail: detail.to_owned() },
-        _ => FileState::Tried(attempts),
+        _ => FileState::Tried(marks),
     }
 }
 

@@ -31,7 +31,7 @@ fn what_became_of_a_file_survives_a_restart_until_the_file_changes() {
     {
         let ledger = Ledger::new(database(folder.path())).unwrap();
         let entries = [(entry("a", 1), Outcome::Taken(FrameId(9))), (entry("b", 2), refusal)];
-        ledger.mark(SOURCE, &[entry("a", 1), entry("b", 2), entry("c", 3)]).unwrap();
+        ledger.mark(SOURCE, &[entry("a", 1), entry("b", 2), entry("c", 3)], Company::Others).unwrap();
         ledger.record(SOURCE, &entries).unwrap();
     }
     let ledger = Ledger::new(database(folder.path())).unwrap();
@@ -47,11 +47,11 @@ fn marks_add_up_until_something_is_decided_or_the_file_changes() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::new(database(folder.path())).unwrap();
     let file = [entry("a", 1)];
-    for attempt in 1..=3 {
-        ledger.mark(SOURCE, &file).unwrap();
-        assert_eq!(ledger.look_up(SOURCE, &file).unwrap(), [FileState::Tried(attempt)]);
+    for (company, marks) in [(Company::Others, 1), (Company::Alone, 3), (Company::Alone, 5)] {
+        ledger.mark(SOURCE, &file, company).unwrap();
+        assert_eq!(ledger.look_up(SOURCE, &file).unwrap(), [FileState::Tried(marks)]);
     }
-    ledger.mark(SOURCE, &[entry("a", 2)]).unwrap();
+    ledger.mark(SOURCE, &[entry("a", 2)], Company::Others).unwrap();
     assert_eq!(ledger.look_up(SOURCE, &[entry("a", 2)]).unwrap(), [FileState::Tried(1)]);
     ledger.record(SOURCE, &[(entry("a", 2), Outcome::Undecided)]).unwrap();
     assert_eq!(ledger.look_up(SOURCE, &[entry("a", 2)]).unwrap(), [FileState::Unknown]);

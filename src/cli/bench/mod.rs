@@ -5,6 +5,8 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use speed::Subject;
 
+pub(super) use speed::named;
+
 mod segment;
 mod speed;
 mod work;

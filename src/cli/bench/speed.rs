@@ -7,6 +7,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use candle_core::Device;
 use clap::Args;
 use rustix::time::{ClockId, clock_gettime};
 use serde::de::DeserializeOwned;
@@ -55,7 +56,7 @@ pub(super) struct Arguments {
     /// Pixels of an image's side; the preset's where not given
     #[arg(long, value_parser = clap::value_parser!(u16).range(8..=1024))]
     size: Option<u16>,
-    /// Numbers that the encoder multiplies in: f32 or bf16
+    /// Numbers that the encoder multiplies in: auto, f32, tf32 or bf16
     #[arg(long, default_value = "f32", value_parser = named::<Precision>)]
     dtype: Precision,
     /// As learn.objective
@@ -82,7 +83,7 @@ pub(super) struct Arguments {
 }
 
 /// A value by the name that it has in the configuration.
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(in crate::cli) fn named<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     T::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).map_err(|e| e.to_string())
 }
 
@@ -150,6 +151,7 @@ fn measure(subject: Subject, arguments: &Arguments) -> anyhow::Result<Report> {
         ..LearnSettings::default()
     };
     let (device, width, size) = (&chosen.device, preset.width, preset.side);
+    let free_before = device::memory(device).map(|memory| memory.free_bytes);
     let mut work = match subject {
         Subject::Train => Work::training(preset, &learn, device, arguments.augment)?,
         Subject::Embed => Work::embedding(&preset, &learn, device)?,
@@ -190,9 +192,17 @@ fn measure(subject: Subject, arguments: &Arguments) -> anyhow::Result<Report> {
         step_seconds_median,
         processor_seconds_mean: processor,
         images_per_second: batch as f64 / step_seconds_median,
-        peak_bytes: device.is_cpu().then(peak_resident_bytes).flatten(),
+        peak_bytes: peak_bytes(device, free_before),
         parts: median_parts(&parts),
     })
+}
+
+/// The process's on the CPU; on a GPU what the driver has less than before the work began, which keeps what was freed.
+fn peak_bytes(device: &Device, free_before: Option<u64>) -> Option<u64> {
+    if device.is_cpu() {
+        return peak_resident_bytes();
+    }
+    Some(free_before?.saturating_sub(device::memory(device)?.free_bytes))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

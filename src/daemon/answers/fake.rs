@@ -182,6 +182,7 @@ impl Answers for Fake {
             checkpoint: None,
             database: DatabaseStatus { writable: true, error: None, failures: 0, recoveries: 0 },
             resident_bytes: Some(100 << 20),
+            device_memory: None,
         }
     }
 

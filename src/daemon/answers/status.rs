@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::BufferSummary;
+use crate::device::DeviceMemory;
 
 /// Whether queries are answered now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -49,6 +50,8 @@ pub struct Status {
     pub database: DatabaseStatus,
     /// Physical memory the process takes; null where the system does not tell.
     pub resident_bytes: Option<u64>,
+    /// Memory of the GPU; null on the CPU, and where the driver does not tell.
+    pub device_memory: Option<DeviceMemory>,
 }
 
 /// Whether the state folder's database takes writes.

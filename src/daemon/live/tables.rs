@@ -39,6 +39,7 @@ impl Live {
             checkpoint: self.checkpoint_status(),
             database: self.database_status(),
             resident_bytes: crate::device::resident_bytes(),
+            device_memory: crate::device::memory(&self.input.device),
         }
     }
 

@@ -35,6 +35,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result};
 
+use crate::config;
+
 pub use checks::{Check, checks};
 pub use faults::{Fault, fault};
 pub use machine::{
@@ -59,19 +61,14 @@ pub fn machine(device: &Device) -> Option<Result<Arc<dyn Machine>>> {
     }
 }
 
-/// In which numbers a network on the machine computes: `LUMPD_CUDA_PRECISION` (`bf16`, `tf32` or `f32`, the latter two to
-/// find out what rounding does), else the fastest.
-pub fn precision(machine: &dyn Machine) -> Precision {
-    let all = [Precision::Bf16, Precision::Tf32, Precision::F32];
-    let asked = std::env::var("LUMPD_CUDA_PRECISION").ok();
-    let found = asked.as_deref().and_then(|name| all.into_iter().find(|precision| precision.name() == name));
-    match (&asked, found) {
-        (_, Some(precision)) => precision,
-        (Some(name), None) => {
-            let fastest = machine.fastest();
-            tracing::warn!("LUMPD_CUDA_PRECISION is \"{name}\", not bf16, tf32 or f32: taking {}", fastest.name());
-            fastest
-        }
-        (None, None) => machine.fastest(),
+/// In which numbers a network on the machine computes, as `learn.precision` asks; none where the machine has no such
+/// multipliers.
+pub fn precision(machine: &dyn Machine, asked: config::Precision) -> Option<Precision> {
+    let fastest = machine.fastest();
+    match asked {
+        config::Precision::Auto => Some(fastest),
+        config::Precision::F32 => Some(Precision::F32),
+        config::Precision::Tf32 => (fastest != Precision::F32).then_some(Precision::Tf32),
+        config::Precision::Bf16 => (fastest == Precision::Bf16).then_some(Precision::Bf16),
     }
 }

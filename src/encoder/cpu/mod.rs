@@ -77,12 +77,13 @@ impl CpuResNet18 {
     /// The same network, its convolutions multiplying in that precision.
     ///
     /// # Errors
-    /// [`EncoderError::NoBf16`] where the processor, or the instruction set that this width takes, does not.
+    /// [`EncoderError::NoPrecision`] where the processor, or the instruction set that this width takes, does not.
     pub fn with_precision(mut self, precision: Precision) -> std::result::Result<Self, EncoderError> {
         self.products = match precision {
-            Precision::F32 => Products::F32,
+            Precision::Auto | Precision::F32 => Products::F32,
             Precision::Bf16 if self.isa.has_bf16() => Products::Bf16,
             Precision::Bf16 => return Err(no_bf16(self.isa)),
+            Precision::Tf32 => return Err(EncoderError::no_precision(precision, "processors do not multiply in tf32")),
         };
         Ok(self)
     }
@@ -225,7 +226,7 @@ fn no_bf16(isa: Isa) -> EncoderError {
     } else {
         "this processor has no such multiplier (AVX512_BF16)".to_owned()
     };
-    EncoderError::NoBf16 { reason }
+    EncoderError::no_precision(Precision::Bf16, &reason)
 }
 
 /// Number, height and width of the images of a batch (n, height, width, 3).

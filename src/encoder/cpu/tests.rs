@@ -165,10 +165,13 @@ fn bf16_gives_nearly_the_same_features_and_gradient() {
 
 #[test]
 fn bf16_on_vectors_that_have_none_is_refused_by_name() {
-    let network = CpuResNet18::with_isa(&preset(4, 16), Seed(1), Isa::for_channels(4)).unwrap();
-    let error = network.with_precision(Precision::Bf16).err().unwrap();
-    assert_eq!(error.code(), "no-bf16");
-    assert!(error.to_string().contains("learn.precision = \"f32\""), "{error}");
+    for asked in [Precision::Bf16, Precision::Tf32] {
+        let network = CpuResNet18::with_isa(&preset(4, 16), Seed(1), Isa::for_channels(4)).unwrap();
+        let error = network.with_precision(asked).err().unwrap();
+        assert_eq!(error.code(), "no-precision");
+        let told = error.to_string();
+        assert!(told.contains(asked.name()) && told.contains("learn.precision = \"auto\""), "{told}");
+    }
 }
 
 #[test]

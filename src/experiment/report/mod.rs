@@ -1,5 +1,6 @@
 //! Results told: tables in Markdown, JSON and CSV, with the published numbers beside ours, and pictures.
 
+mod evidence;
 mod figures;
 mod tables;
 
@@ -13,6 +14,7 @@ use super::sweep::label_of;
 use super::{ExperimentError, RunResult};
 use crate::evaluate::{AccuracySummary, KnnMode};
 
+pub use evidence::{Evidence, MEASURES, Ordering};
 pub use tables::{csv, markdown};
 
 /// Mean and standard deviation (n - 1) over the seeds for which it is defined.
@@ -81,6 +83,10 @@ pub struct OodLine {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub lines: Vec<Line>,
+    /// Whether the measures without labels mean something; empty where no run took them.
+    pub evidence: Vec<Evidence>,
+    /// The strategies by what they forgot, and what the measures say of them.
+    pub ordering: Vec<Ordering>,
     #[serde(skip)]
     groups: Vec<Vec<RunResult>>,
 }
@@ -113,7 +119,11 @@ impl Report {
         }
         let mut groups: Vec<Vec<RunResult>> = groups.into_values().collect();
         groups.iter_mut().for_each(|group| group.sort_by_key(|result| result.settings.seed));
-        Self { lines: groups.iter().map(|group| line(group)).collect(), groups }
+        let cases: Vec<_> = groups.iter().flatten().map(|result| (result, evidence::cases(result))).collect();
+        let ordering = evidence::ordering(&cases);
+        let runs: Vec<_> = cases.into_iter().map(|(_, cases)| cases).collect();
+        let lines = groups.iter().map(|group| line(group)).collect();
+        Self { lines, evidence: evidence::evidence(&runs), ordering, groups }
     }
 
     /// Writes report.md, report.json, report.csv and the pictures into a folder; gives the names of the files.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Figure, Line, Measures, Report, Spread};
+use super::{Figure, Line, MEASURES, Measures, Report, Spread};
 
 /// The report for people.
 pub fn markdown(report: &Report, pictures: &[Figure]) -> String {
@@ -14,6 +14,7 @@ pub fn markdown(report: &Report, pictures: &[Figure]) -> String {
     );
     accuracies(report, &mut text);
     out_of_distribution(report, &mut text);
+    evidence(report, &mut text);
     protocol(report, &mut text);
     if !pictures.is_empty() {
         text.push_str("## Pictures\n\n");
@@ -82,6 +83,32 @@ fn out_of_distribution(report: &Report, text: &mut String) {
             cell(ood.frozen),
             cell(ood.fine_tuned)
         );
+    }
+    text.push('\n');
+}
+
+fn evidence(report: &Report, text: &mut String) {
+    if report.evidence.is_empty() {
+        return;
+    }
+    text.push_str(
+        "## What measures without labels are worth\n\nA case is a past task after a later one. The truth is the drop of its KNN accuracy \
+         (paper) since its end; AUROC tells drops over 3 points from others. The drop of a linear probe is the ceiling.\n\n\
+         | measure | cases | Spearman, all | Spearman, runs that forgot 3 points or more | AUROC |\n|---|---|---|---|---|\n",
+    );
+    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
+    for found in &report.evidence {
+        let (all, forgotten) = (number(found.spearman), number(found.spearman_where_forgotten));
+        let _ =
+            writeln!(text, "| {} | {} | {all} | {forgotten} | {} |", found.measure, found.cases, number(found.auroc));
+    }
+    let names: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
+    let _ = writeln!(text, "\n| dataset | objective | strategy | cases | drop, points | {} |", names.join(" | "));
+    let _ = writeln!(text, "|{}", "---|".repeat(5 + names.len()));
+    for row in &report.ordering {
+        let measures: Vec<String> = row.measures.iter().map(|value| number(*value)).collect();
+        let named = [&row.dataset, &row.objective, &row.strategy].map(String::as_str).join(" | ");
+        let _ = writeln!(text, "| {named} | {} | {:.2} | {} |", row.cases, 100.0 * row.drop, measures.join(" | "));
     }
     text.push('\n');
 }

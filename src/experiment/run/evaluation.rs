@@ -72,6 +72,12 @@ impl Evaluation {
         Ok((paper, strict))
     }
 
+    /// Of a linear classifier over the classes of each task up to `last` (from 0), trained on that task alone.
+    pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Accuracies {
+        let parts = self.train.iter().zip(&self.test).take(last + 1);
+        parts.map(|(train, test)| linear_probe(train, test, seed).map(f64::to_bits)).collect()
+    }
+
     /// Of an encoder that has learnt nothing: each task with the bank that it will have.
     pub(super) fn baseline(&self) -> Result<(Accuracies, Accuracies), ExperimentError> {
         let mut baseline = (Accuracies::new(), Accuracies::new());

@@ -4,6 +4,7 @@
 //! started again it gives, on the CPU, the result that it would have given: the same bits.
 
 mod evaluation;
+mod label_free;
 mod memory;
 mod ood;
 mod progress;
@@ -27,6 +28,7 @@ use crate::device;
 use crate::learn::checkpoint::{Generations, Keep};
 use crate::learn::{Samples, Trainer};
 use evaluation::Evaluation;
+use label_free::LabelFree;
 use memory::Memory;
 use progress::{Progress, Row};
 
@@ -128,6 +130,8 @@ struct Run<'a> {
     device: (Device, String),
     trainer: Trainer,
     memory: Memory,
+    /// Where it is asked for.
+    label_free: Option<LabelFree>,
     progress: Progress,
     generations: Generations,
     checkpointed: Instant,
@@ -146,11 +150,15 @@ impl<'a> Run<'a> {
         let mut trainer = Trainer::new(settings.encoder()?, &settings.learn(classes), &chosen.device, seed)?;
         let generations = Generations::open(&place.out.join("checkpoints"), CHECKPOINTS)?;
         let loaded = generations.newest_valid()?.loaded;
+        let mut label_free = settings.label_free.then(|| LabelFree::new(seed));
         let (progress, memory) = match loaded {
             Some(loaded) => {
                 let files: Vec<(String, Vec<u8>)> = loaded.files.into_iter().collect();
                 trainer.restore(&files)?;
                 let progress = Progress::parse(progress::find(&files, progress::FILE)?)?;
+                if let Some(kept) = &mut label_free {
+                    *kept = LabelFree::restore(progress::find(&files, label_free::FILE)?, seed)?;
+                }
                 let image = progress::find(&files, memory::FILE)?;
                 (progress, Memory::restore(settings, &place.out, dataset.side, image)?)
             }
@@ -167,6 +175,7 @@ impl<'a> Run<'a> {
             plan,
             trainer,
             memory,
+            label_free,
             progress,
             generations,
         };
@@ -296,7 +305,15 @@ impl<'a> Run<'a> {
         self.progress.seen = Some(seen);
         let evaluation = Evaluation::new(&self.trainer, self.dataset, &self.split, &self.device.0)?;
         let (paper, strict) = evaluation.row(seen)?;
-        self.progress.rows.push(Row { task: stage.task, paper, strict });
+        let mut linear = Vec::new();
+        if let Some(label_free) = &mut self.label_free {
+            linear = evaluation.linear_row(seen, Seed(self.settings.seed));
+            if let Some(task) = stage.task {
+                let at = (self.progress.stage, task);
+                label_free.end_stage(at, &mut self.trainer, self.dataset, &self.split, &self.device.0)?;
+            }
+        }
+        self.progress.rows.push(Row { task: stage.task, paper, strict, linear });
         self.progress.end_stage();
         let (id, _) = self.trainer.embedder()?;
         self.progress.encoders.push(id.to_string());
@@ -313,6 +330,9 @@ impl<'a> Run<'a> {
     fn checkpoint(&mut self) -> Result<(), ExperimentError> {
         let mut files = self.trainer.save()?;
         files.push((memory::FILE.to_owned(), self.memory.image()?));
+        if let Some(label_free) = &self.label_free {
+            files.push((label_free::FILE.to_owned(), label_free.to_bytes()?));
+        }
         files.push((progress::FILE.to_owned(), self.progress.to_bytes()));
         let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (&**name, &**bytes)).collect();
         self.generations.write(self.trainer.steps(), &borrowed, &serde_json::json!({}))?;
@@ -356,6 +376,8 @@ impl<'a> Run<'a> {
             paper,
             strict,
             linear_probe,
+            linear: self.progress.linear(),
+            label_free: self.label_free.as_ref().map_or_else(Vec::new, |kept| kept.records(self.split.tasks.len())),
             curve: self
                 .progress
                 .curve

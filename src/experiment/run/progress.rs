@@ -21,6 +21,9 @@ pub(super) struct Row {
     pub task: Option<usize>,
     pub paper: Accuracies,
     pub strict: Accuracies,
+    /// Of a linear classifier; empty where not asked for.
+    #[serde(default)]
+    pub linear: Accuracies,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -77,12 +80,21 @@ impl Progress {
                 by_task(baseline).into_iter().for_each(|(task, accuracy)| matrix.set_baseline(task, accuracy));
             }
         }
-        for Row { task, paper, strict } in &self.rows {
+        for Row { task, paper, strict, .. } in &self.rows {
             let trained = task.map(task_id);
             matrices.0.push(trained, by_task(paper));
             matrices.1.push(trained, by_task(strict));
         }
         matrices
+    }
+
+    /// Of the linear classifiers.
+    pub(super) fn linear(&self) -> AccuracyMatrix {
+        let mut matrix = AccuracyMatrix::default();
+        for Row { task, linear, .. } in self.rows.iter().filter(|row| !row.linear.is_empty()) {
+            matrix.push(task.map(task_id), by_task(linear));
+        }
+        matrix
     }
 }
 

@@ -79,6 +79,7 @@ fn a_run_in_pieces_leaves_the_same_file_as_a_run_in_one() {
         RunSettings { strategy: StrategyKind::Der, boundaries: BoundaryKind::Found, side: Some(16), ..settings() },
         RunSettings { strategy: StrategyKind::Pnn, ..settings() },
         RunSettings { strategy: StrategyKind::Gss, objective: ObjectiveKind::Supervised, ..settings() },
+        measured(),
     ];
     for (number, settings) in variants.into_iter().enumerate() {
         let (whole, pieces) =
@@ -88,6 +89,30 @@ fn a_run_in_pieces_leaves_the_same_file_as_a_run_in_one() {
         let bytes = |place: &Place| std::fs::read(place.out.join(RESULT_FILE)).unwrap();
         assert!(bytes(&whole) == bytes(&pieces), "run {number} differs");
     }
+}
+
+/// With tasks of enough test images to measure forgetting without labels.
+fn measured() -> RunSettings {
+    RunSettings { label_free: true, classes_per_task: 4, test_limit: Some(32), ..settings() }
+}
+
+#[test]
+fn forgetting_without_labels_is_measured_of_every_past_task() {
+    let folder = data();
+    let settings = RunSettings { classes_per_task: 3, tasks: 3, ..measured() };
+    let result = run(&settings, &place(folder.path(), "run"), &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
+    let places: Vec<_> = result.label_free.iter().map(|record| (record.task, record.stage)).collect();
+    assert_eq!(places, [(0, 1), (0, 2), (1, 2)]);
+    assert_eq!(result.linear.rows().iter().map(|row| row.accuracies.len()).collect::<Vec<_>>(), [1, 2, 3]);
+    for record in &result.label_free {
+        assert!((0.0..=1.0).contains(&record.neighbour_overlap.unwrap()), "{record:?}");
+        assert!(record.cka_debiased.unwrap() <= 1.0 && record.loss_change.unwrap().is_finite(), "{record:?}");
+        assert!((0.0..=1.0).contains(&record.view_recall.unwrap()), "{record:?}");
+    }
+    let report = crate::experiment::report::Report::of(vec![result]);
+    assert_eq!(report.evidence[0].cases, 3);
+    assert!(report.ordering.len() == 1 && report.ordering[0].measures.iter().all(Option::is_some));
+    assert!(crate::experiment::report::markdown(&report, &[]).contains("What measures without labels are worth"));
 }
 
 #[test]

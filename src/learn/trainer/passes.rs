@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor, Var};
 
 use super::step::Clock;
 use super::{Skip, StepReport, StepSeconds, Trainer, all_finite, halves};
+use crate::device::in_pool;
 use crate::encoder::EncoderError;
 use crate::learn::LearnError;
 use crate::learn::batch::{Batch, Gradient, Samples};
@@ -35,7 +36,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`]; where the objective needs labels that are missing.
     pub fn step_samples(&mut self, stream: &Samples<'_>, replay: &Samples<'_>) -> Result<StepReport, LearnError> {
-        let error = match self.try_step(stream, replay) {
+        let error = match in_pool(|| self.try_step(stream, replay)) {
             Err(error) if error.is_out_of_memory() => error,
             other => return other,
         };
@@ -43,7 +44,7 @@ impl Trainer {
         let again = (self.share == 1 && !self.changing).then(|| {
             self.share = 2;
             self.backbone.release();
-            self.try_step(stream, replay)
+            in_pool(|| self.try_step(stream, replay))
         });
         match (again, error) {
             (Some(Err(LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error)))), _)
@@ -92,7 +93,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`].
     pub fn step_on(&mut self, views: &Views) -> Result<StepReport, LearnError> {
-        self.step_passes(&[Batch::of(views.clone())], &[])
+        in_pool(|| self.step_passes(&[Batch::of(views.clone())], &[]))
     }
 
     /// `replay`: packed images that tell news from divergence.

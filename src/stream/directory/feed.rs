@@ -12,12 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::dispose::Disposal;
 use super::file::{self, Unread};
 use crate::stream::frame::codes;
-use crate::stream::ledger::{Entry, FileState, Fingerprint, Outcome};
+use crate::stream::ledger::{Company, Entry, FileState, Fingerprint, KILLER, Outcome};
 use crate::stream::{Draft, Inlet, Ledger, Origin, Receipt, StreamError, Verdict};
 
-/// Marks of a file that, being alone, killed the process twice: one from the crowd, two from its own attempts. One fewer
-/// would condemn files that a power cut or a `kill -9` happened to hit twice.
-const ATTEMPTS_OF_A_KILLER: u8 = 3;
 /// Files offered and not written down yet; the queue's bytes are usually the narrower bound.
 const UNRECORDED_FILES: usize = 4096;
 /// Verdicts written down in one commit.
@@ -59,10 +56,10 @@ impl InFlight {
     }
 }
 
-/// A new file, and how often it was tried in vain.
+/// A new file, and its marks from processes that died with it.
 struct Candidate {
     entry: Entry,
-    attempts: u8,
+    marks: u8,
 }
 
 enum ToRecord {
@@ -124,8 +121,10 @@ impl Feeder {
             let (disposal, inlet) = (self.disposal.clone(), self.inlet.clone());
             spawn_blocking(move || dispose(&disposal, &inlet, &decided)).await.map_err(died)?;
         }
-        let suspects = candidates.extract_if(.., |candidate| candidate.attempts > 0).collect::<Vec<_>>();
-        self.mark(candidates.iter().map(|candidate| candidate.entry.clone()).collect()).await?;
+        let suspects = candidates.extract_if(.., |candidate| candidate.marks > 0).collect::<Vec<_>>();
+        let alone = candidates.len() == 1 && self.in_flight.lock().is_empty();
+        let company = if alone { Company::Alone } else { Company::Others };
+        self.mark(candidates.iter().map(|candidate| candidate.entry.clone()).collect(), company).await?;
         for candidate in candidates {
             considered.unsettled.extend(self.offer(candidate.entry).await?);
         }
@@ -167,18 +166,18 @@ impl Feeder {
     }
 
     /// A file that may have killed the process: alone, so that a second death is no doubt its own.
-    async fn try_alone(&self, Candidate { entry, attempts }: Candidate) -> Result<Option<Entry>, StreamError> {
+    async fn try_alone(&self, Candidate { entry, marks }: Candidate) -> Result<Option<Entry>, StreamError> {
         self.barrier().await;
         if self.stop.is_cancelled() {
             return Ok(None);
         }
-        if attempts >= ATTEMPTS_OF_A_KILLER {
+        if marks >= KILLER {
             let detail = "the process died twice while working on this file; remove it, or touch it to try again";
             tracing::warn!(file = %entry.0.display(), "{detail}");
             self.refuse(entry, codes::CRASHED_TWICE, detail.into()).await;
             return Ok(None);
         }
-        self.mark(vec![entry.clone()]).await?;
+        self.mark(vec![entry.clone()], Company::Alone).await?;
         let unsettled = self.offer(entry).await?;
         self.barrier().await;
         Ok(unsettled)
@@ -194,12 +193,12 @@ impl Feeder {
         }
     }
 
-    async fn mark(&self, entries: Vec<Entry>) -> Result<(), StreamError> {
+    async fn mark(&self, entries: Vec<Entry>, company: Company) -> Result<(), StreamError> {
         if entries.is_empty() {
             return Ok(());
         }
         let (ledger, source) = (self.ledger.clone(), self.inlet.source());
-        let marked = spawn_blocking(move || ledger.mark(source, &entries)).await.map_err(died)?;
+        let marked = spawn_blocking(move || ledger.mark(source, &entries, company)).await.map_err(died)?;
         if let Err(error) = marked {
             // Without the mark a file is only not recognised as a killer: better than to stand still on a full disk.
             ledger_failed(&self.inlet, &error);
@@ -318,7 +317,7 @@ fn survey(
     let states = ledger.look_up(inlet.source(), &entries)?;
     let (mut candidates, mut decided) = (Vec::new(), Vec::new());
     for (entry, state) in entries.into_iter().zip(states) {
-        let attempts = match state {
+        let marks = match state {
             FileState::Taken(_) => {
                 decided.push((entry, Ended::Taken));
                 continue;
@@ -329,11 +328,11 @@ fn survey(
             }
             // Permissions change without a trace in the fingerprint; the same failure again is not counted again.
             FileState::Refused { .. } if file::open(root, &entry.0, usize::MAX).is_err() => continue,
-            FileState::Tried(attempts) => attempts,
+            FileState::Tried(marks) => marks,
             _ => 0,
         };
         if is_settled(&entry.0, &entry.1) {
-            candidates.push(Candidate { entry, attempts });
+            candidates.push(Candidate { entry, marks });
         } else {
             considered.unsettled.push(entry);
         }

@@ -4,6 +4,7 @@ use std::io::Write;
 use crate::config::durable::Database;
 
 use super::*;
+use crate::stream::ledger::Company;
 use crate::stream::{FrameId, Intake, IntakeHandle, Next, Origin, QueueLimits, Verdict};
 
 /// Far beyond what anything here takes: only a test that fails waits so long.
@@ -174,17 +175,23 @@ async fn a_file_that_killed_the_process_twice_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::new(folder.path(), WatchKind::Notify);
     let id = rig.ledger.source_id("in").unwrap();
-    for name in ["killer", "suspect"] {
+    for name in ["killer", "lonely", "suspect", "unlucky"] {
         fs::write(rig.path(name), name).unwrap();
         let entry = (PathBuf::from(name), file::fingerprint(&fs::metadata(rig.path(name)).unwrap()));
-        // As processes that died leave it: once in a crowd, and for the killer twice alone.
-        for _ in 0..if name == "killer" { 3 } else { 1 } {
-            rig.ledger.mark(id, std::slice::from_ref(&entry)).unwrap();
+        // As processes that died leave it.
+        let deaths: &[Company] = match name {
+            "killer" => &[Company::Others, Company::Alone, Company::Alone],
+            "lonely" => &[Company::Alone, Company::Alone],
+            "suspect" => &[Company::Others],
+            _ => &[Company::Others, Company::Alone],
+        };
+        for &company in deaths {
+            rig.ledger.mark(id, std::slice::from_ref(&entry), company).unwrap();
         }
     }
     let mut running = rig.start();
-    assert_eq!(running.names(1), ["suspect"]);
-    running.refused(codes::CRASHED_TWICE, 1).await;
+    assert_eq!(running.names(2), ["suspect", "unlucky"]);
+    running.refused(codes::CRASHED_TWICE, 2).await;
     running.stop().await;
 }
 

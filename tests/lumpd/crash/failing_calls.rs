@@ -140,6 +140,11 @@ fn one(call: &str, error: &str, number: u64, tally: &mut Tally) {
             let pid = fs::read_to_string(state.join("lumpd.lock")).unwrap_or_default();
             let _ = Command::new("kill").arg("-KILL").arg(pid.trim()).status();
             process.kill();
+            // It is strace's child, not ours: it holds its lock until it is quite gone.
+            let (folder, killed) = (Path::new("/proc").join(pid.trim()), Instant::now());
+            while !pid.trim().is_empty() && folder.exists() && killed.elapsed() < Duration::from_secs(10) {
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
     if state.join("replay.buf").exists() {

@@ -1,0 +1,206 @@
+//! Whether measures of forgetting that need no labels mean something: how they go with the accuracy that was really lost.
+//!
+//! A case is a past task after a later stage of a run. The truth is the drop of its weighted-KNN accuracy (mode `paper`: a bank
+//! of the same task, so that only the encoder changes) since its own end. Each measure is turned so that more is worse. The
+//! drop of a linear probe on the same features is the ceiling: two ways to take an accuracy agree no better with each other.
+
+use serde::Serialize;
+
+use crate::evaluate::AccuracyMatrix;
+use crate::experiment::RunResult;
+use crate::experiment::result::ForgettingRecord;
+use crate::experiment::settings::name_of;
+use crate::segment::TaskId;
+
+/// What counts as a loss: 3 points.
+pub const LOSS: f64 = 0.03;
+
+/// How one measure goes with the real drop.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    pub measure: &'static str,
+    pub cases: usize,
+    /// Spearman's rank correlation over all cases.
+    pub spearman: Option<f64>,
+    /// Over the runs that forgot at least 3 points in the mean.
+    pub spearman_where_forgotten: Option<f64>,
+    /// Probability that a case with a drop over 3 points reads worse than one without.
+    pub auroc: Option<f64>,
+}
+
+/// The means of one strategy, over its runs' cases.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ordering {
+    pub dataset: String,
+    pub objective: String,
+    pub strategy: String,
+    pub cases: usize,
+    /// Points of accuracy.
+    pub drop: f64,
+    /// In the order of [`MEASURES`]; none where one is not defined.
+    pub measures: Vec<Option<f64>>,
+}
+
+/// A measure's name and what it reads of a case.
+type Measure = (&'static str, fn(&Case) -> Option<f64>);
+
+/// The last one is the ceiling.
+pub const MEASURES: [Measure; 5] = [
+    ("forgetting index (neighbour overlap@10)", |case| case.record.forgetting_index),
+    ("1 - debiased CKA", |case| Some(1.0 - case.record.cka_debiased?)),
+    ("self-supervised loss change", |case| case.record.loss_change),
+    ("view recall@1 lost", |case| Some(-case.record.view_recall_change?)),
+    ("drop of a linear probe (ceiling)", |case| case.linear_drop),
+];
+
+/// A past task after a later stage.
+#[derive(Debug, Clone)]
+pub struct Case {
+    record: ForgettingRecord,
+    drop: f64,
+    linear_drop: Option<f64>,
+}
+
+/// The cases of a run; none where it was not asked to measure them.
+pub fn cases(result: &RunResult) -> Vec<Case> {
+    let of = |record: &ForgettingRecord| {
+        let drop = drop_of(&result.paper, *record)?;
+        Some(Case { record: *record, drop, linear_drop: drop_of(&result.linear, *record) })
+    };
+    result.label_free.iter().filter_map(of).collect()
+}
+
+/// Accuracy of the task at its own (first) end, less that after the later stage.
+fn drop_of(matrix: &AccuracyMatrix, record: ForgettingRecord) -> Option<f64> {
+    let task = TaskId(record.task as u32 + 1);
+    let learnt = matrix.rows().iter().find(|row| row.trained == Some(task))?;
+    Some(learnt.accuracies.get(&task)? - matrix.rows().get(record.stage)?.accuracies.get(&task)?)
+}
+
+/// Of all cases of all runs together.
+pub fn evidence(runs: &[Vec<Case>]) -> Vec<Evidence> {
+    let all: Vec<&Case> = runs.iter().flatten().collect();
+    let forgot = |run: &&Vec<Case>| !run.is_empty() && mean(run.iter().map(|case| case.drop)) >= LOSS;
+    let forgotten: Vec<&Case> = runs.iter().filter(forgot).flatten().collect();
+    let one = |&(measure, read): &Measure| {
+        let pairs =
+            |cases: &[&Case]| cases.iter().filter_map(|case| Some((read(case)?, case.drop))).collect::<Vec<_>>();
+        let (pooled, selected) = (pairs(&all), pairs(&forgotten));
+        Evidence {
+            measure,
+            cases: pooled.len(),
+            spearman: spearman(&pooled),
+            spearman_where_forgotten: spearman(&selected),
+            auroc: auroc(&pooled),
+        }
+    };
+    if all.is_empty() { Vec::new() } else { MEASURES.iter().map(one).collect() }
+}
+
+/// Of runs with the same dataset, objective and strategy, the least drop first.
+pub fn ordering(runs: &[(&RunResult, Vec<Case>)]) -> Vec<Ordering> {
+    let mut orderings: Vec<Ordering> = Vec::new();
+    let mut groups: std::collections::BTreeMap<[String; 3], Vec<&Case>> = std::collections::BTreeMap::new();
+    for (result, cases) in runs {
+        let settings = &result.settings;
+        let key = [settings.dataset_name().into(), name_of(&settings.objective), name_of(&settings.strategy)];
+        groups.entry(key).or_default().extend(cases);
+    }
+    for ([dataset, objective, strategy], cases) in groups.into_iter().filter(|(_, cases)| !cases.is_empty()) {
+        let of = |&(_, read): &Measure| {
+            let values: Vec<f64> = cases.iter().filter_map(|case| read(case)).collect();
+            (!values.is_empty()).then(|| mean(values.iter().copied()))
+        };
+        let (drop, measures) = (mean(cases.iter().map(|case| case.drop)), MEASURES.iter().map(of).collect());
+        orderings.push(Ordering { dataset, objective, strategy, cases: cases.len(), drop, measures });
+    }
+    orderings
+        .sort_by(|a, b| (&a.dataset, &a.objective).cmp(&(&b.dataset, &b.objective)).then(a.drop.total_cmp(&b.drop)));
+    orderings
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
+    sum / count as f64
+}
+
+/// Spearman's rank correlation, equals sharing the mean of their ranks; none of fewer than three pairs, or without spread.
+fn spearman(pairs: &[(f64, f64)]) -> Option<f64> {
+    if pairs.len() < 3 {
+        return None;
+    }
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    let (a, b) = (ranks(&a), ranks(&b));
+    let middle = (pairs.len() as f64 + 1.0) / 2.0;
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - middle) * (b - middle)).sum::<f64>();
+    let correlation = product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt();
+    correlation.is_finite().then_some(correlation)
+}
+
+/// Area under the curve of telling drops over [`LOSS`] from others, by ranks (Mann and Whitney); none without both kinds.
+fn auroc(pairs: &[(f64, f64)]) -> Option<f64> {
+    let ranks = ranks(&pairs.iter().map(|(reading, _)| *reading).collect::<Vec<_>>());
+    let lost: Vec<f64> = ranks.iter().zip(pairs).filter(|(_, (_, drop))| *drop > LOSS).map(|(rank, _)| *rank).collect();
+    let (positive, negative) = (lost.len() as f64, (pairs.len() - lost.len()) as f64);
+    let area = (lost.iter().sum::<f64>() - positive * (positive + 1.0) / 2.0) / (positive * negative);
+    area.is_finite().then_some(area)
+}
+
+/// From 1; equals share the mean of theirs.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        let before = order.iter().position(|at| at == &equal[0]).unwrap_or_default() as f64;
+        equal.iter().for_each(|&at| ranks[at] = before + (equal.len() as f64 + 1.0) / 2.0);
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(index: f64, drop: f64) -> Case {
+        let record = ForgettingRecord {
+            task: 0,
+            stage: 1,
+            neighbour_overlap: None,
+            forgetting_index: Some(index),
+            cka_debiased: None,
+            loss_change: Some(-index),
+            view_recall: None,
+            view_recall_change: None,
+        };
+        Case { record, drop, linear_drop: Some(drop) }
+    }
+
+    #[test]
+    fn rank_correlations_are_those_of_the_textbook() {
+        // scipy.stats.spearmanr([1, 2, 2, 4, 5], [3, 1, 4, 4, 6]) is 0.7631578947.
+        let pairs = [(1.0, 3.0), (2.0, 1.0), (2.0, 4.0), (4.0, 4.0), (5.0, 6.0)];
+        assert!((spearman(&pairs).unwrap() - 0.763_157_894_7).abs() < 1e-9, "{:?}", spearman(&pairs));
+        assert_eq!(spearman(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]), None);
+        assert_eq!(ranks(&[5.0, 1.0, 5.0, 0.0]), [3.5, 2.0, 3.5, 1.0]);
+    }
+
+    #[test]
+    fn the_area_is_the_share_of_pairs_in_order() {
+        // Two losses read .5 and .9, two others .1 and .5: of four pairs three are in order and one is equal.
+        let pairs = [(0.5, 0.10), (0.9, 0.05), (0.1, 0.0), (0.5, 0.03)];
+        assert!((auroc(&pairs).unwrap() - 3.5 / 4.0).abs() < 1e-12);
+        assert_eq!(auroc(&pairs[..2]), None);
+    }
+
+    #[test]
+    fn measures_are_read_over_all_runs_and_over_those_that_forgot() {
+        let steady = vec![case(0.1, 0.0), case(0.2, 0.01), case(0.3, -0.01)];
+        let forgetful = vec![case(0.5, 0.05), case(0.7, 0.10), case(0.9, 0.20)];
+        let found = evidence(&[steady, forgetful, vec![]]);
+        assert_eq!((found.len(), found[0].cases, found[1].cases), (MEASURES.len(), 6, 0));
+        assert_eq!((found[0].spearman_where_forgotten, found[0].auroc), (Some(1.0), Some(1.0)));
+        assert!(found[0].spearman.unwrap() > 0.7 && found[2].auroc == Some(0.0));
+        assert_eq!(evidence(&[vec![], vec![]]), []);
+    }
+}
