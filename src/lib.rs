@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod decode;
 pub mod device;
+pub mod docs;
 pub mod encoder;
 pub mod evaluate;
 pub mod experiment;

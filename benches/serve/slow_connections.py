@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """1,000 connections that send a byte now and then, and what they do to those who ask properly.
 
-    python3 benches/serve/slow_connections.py [SECONDS]
+    python3 benches/serve/slow_connections.py [SECONDS [CONNECTIONS THAT ARE TAKEN]]
 """
 
 import socket
@@ -12,6 +12,7 @@ import time
 from common import Daemon, at_rate, fill, line, picture
 
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 20
+TAKEN = sys.argv[2] if len(sys.argv) > 2 else "2048"
 SLOW = 1000
 
 
@@ -38,7 +39,7 @@ def slow(address, stop, closed):
                 link.close()
 
 
-with Daemon("device.kind=cpu", "learn.idle_steps_per_second=0", "serve.max_connections=2048") as daemon:
+with Daemon("device.kind=cpu", "learn.idle_steps_per_second=0", f"serve.max_connections={TAKEN}") as daemon:
     fill(daemon, 600)
     ask = lambda link: daemon.ask("POST", "/v1/query?k=10", picture(7_000_000), connection=link)[0]
     at_rate(daemon, 50, 3, ask)

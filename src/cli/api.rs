@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::client::{Address, Client};
-use super::{Exit, table};
+use super::{Exit, json, table};
 use crate::config::{Flags, default_file, load};
 
 /// Most of a file that is sent; the daemon takes less and says how much.
@@ -73,12 +73,9 @@ impl ApiArguments {
         for_people: impl FnOnce(&T, &mut dyn Write) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         if self.json {
-            serde_json::to_writer_pretty(&mut *out, answer).map_err(std::io::Error::from)?;
-            writeln!(out)?;
-        } else {
-            for_people(answer, out)?;
+            return json::print(answer, out);
         }
-        Ok(())
+        Ok(for_people(answer, out)?)
     }
 }
 

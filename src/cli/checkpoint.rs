@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::table::{Side, Table};
-use super::{ConfigurationArguments, Exit};
+use super::{ConfigurationArguments, Exit, json};
 use crate::daemon::StateDir;
 use crate::learn::checkpoint::{Generations, Verified};
 
@@ -31,10 +31,13 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List the checkpoints, oldest first
+    #[command(after_help = EXAMPLES)]
     List(Look),
     /// Read every checkpoint whole, and fail if one is damaged
+    #[command(after_help = EXAMPLES)]
     Verify(Look),
     /// Make an earlier checkpoint the newest
+    #[command(after_help = EXAMPLES)]
     Restore(Restore),
 }
 
@@ -53,6 +56,9 @@ struct Restore {
     step: u64,
     #[command(flatten)]
     configuration: ConfigurationArguments,
+    /// One JSON object instead of a sentence
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -80,7 +86,7 @@ fn list(look: &Look, out: &mut dyn Write) -> anyhow::Result<usize> {
     let damaged = found.iter().filter(|found| found.damage.is_some()).count();
     if look.json {
         let rows: Vec<_> = found.iter().map(row).collect();
-        writeln!(out, "{}", serde_json::to_string_pretty(&json!({ "checkpoints": rows }))?)?;
+        json::print(&json!({ "checkpoints": rows }), out)?;
         return Ok(damaged);
     }
     if found.is_empty() {
@@ -109,6 +115,9 @@ fn restore(restore: &Restore, out: &mut dyn Write) -> anyhow::Result<()> {
     let _held = hold(&state_dir)?;
     let generations = Generations::at(&state_dir.join("checkpoints"));
     let newer = generations.go_back_to(restore.step).context(Exit::Io)?;
+    if restore.json {
+        return json::print(&json!({ "step": restore.step, "put_aside": newer }), out);
+    }
     let aside = match newer.len() {
         0 => "it was the newest already".to_owned(),
         count => format!("{count} later ones were put aside"),
@@ -167,6 +176,9 @@ mod tests {
         let said = line(&["restore", "40"], state.path()).unwrap();
         assert!(said.contains("step 40") && said.contains("1 later"), "{said}");
         assert_eq!(generations.steps().unwrap(), [7, 40]);
+        let said: serde_json::Value =
+            serde_json::from_str(&line(&["restore", "7", "--json"], state.path()).unwrap()).unwrap();
+        assert_eq!(said, json!({ "step": 7, "put_aside": [40] }));
     }
 
     #[test]

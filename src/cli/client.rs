@@ -31,6 +31,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Largest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
+/// Largest file that is read: 2 million embeddings of 512 numbers.
+const MAX_FILE_BYTES: usize = 4 << 30;
+
 /// Where a daemon answers.
 ///
 /// ```
@@ -121,6 +124,8 @@ impl ClientError {
 pub struct Client {
     address: Address,
     token: Option<String>,
+    /// Largest answer that is read, in bytes.
+    most: usize,
 }
 
 impl fmt::Debug for Client {
@@ -132,12 +137,17 @@ impl fmt::Debug for Client {
 
 impl Client {
     pub fn new(address: Address) -> Self {
-        Self { address, token: None }
+        Self { address, token: None, most: MAX_ANSWER_BYTES }
     }
 
     /// The same with a token, where the daemon asks for one.
     pub fn with_token(self, token: Option<String>) -> Self {
         Self { token, ..self }
+    }
+
+    /// The same for answers that are whole files.
+    pub fn for_files(self) -> Self {
+        Self { most: MAX_FILE_BYTES, ..self }
     }
 
     /// # Errors
@@ -239,7 +249,7 @@ impl Client {
         let answer = async {
             let answer = sender.send_request(request).await.map_err(|error| self.broken(error))?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| self.broken(error))?;
+            let body = Limited::new(body, self.most).collect().await.map_err(|error| self.broken(error))?;
             self.judge(Response::from_parts(head, body.to_bytes()))
         };
         tokio::pin!(answer);

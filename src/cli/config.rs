@@ -28,10 +28,13 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Print every setting as the daemon would take it
+    #[command(after_help = EXAMPLES)]
     Show(Show),
     /// Print the JSON Schema of the configuration file
+    #[command(after_help = EXAMPLES)]
     Schema,
     /// Print a file with every setting, its default and its meaning
+    #[command(after_help = EXAMPLES)]
     Example,
 }
 
@@ -50,7 +53,7 @@ struct Show {
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     match &arguments.what {
         What::Show(show) => show.run(out),
-        What::Schema => Ok(writeln!(out, "{}", serde_json::to_string_pretty(&schema())?)?),
+        What::Schema => super::json::print(&schema(), out),
         What::Example => Ok(out.write_all(EXAMPLE.as_bytes())?),
     }
 }
@@ -68,7 +71,7 @@ impl Show {
                 (key.clone(), shown)
             };
             let object: Map<String, Value> = settings.iter().map(of).collect();
-            return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&object)?)?);
+            return super::json::print(&object, out);
         }
         if !self.origin {
             return Ok(write!(out, "{}", toml::to_string(&loaded.config)?)?);

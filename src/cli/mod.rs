@@ -35,6 +35,7 @@ mod export;
 mod feed;
 mod forget;
 mod forgetting;
+mod json;
 mod label;
 mod man;
 mod notify;

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
-use super::{Exit, png};
+use super::{Exit, json, png};
 use crate::config::Seed;
 use crate::stream::camera::{Camera, Script, Truth};
 
@@ -39,6 +40,9 @@ pub(super) struct Arguments {
     /// A TOML file of phase tables instead of the built-in script
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// One JSON object instead of a sentence
+    #[arg(long)]
+    json: bool,
 }
 
 /// What the columns of truth.tsv mean, as the file README beside it tells.
@@ -70,6 +74,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     }
     table.flush().with_context(|| format!("write {}", path.display()))?;
     progress.finish_and_clear();
+    if arguments.json {
+        return json::print(&json!({ "frames": frames, "folder": folder, "truth": path }), out);
+    }
     writeln!(out, "{frames} frames in {}, their ground truth in {}", folder.display(), path.display())?;
     Ok(())
 }
@@ -121,7 +128,7 @@ mod tests {
     use super::*;
 
     fn simulate(out: &Path) -> anyhow::Result<String> {
-        let arguments = Arguments { out: out.into(), frames: Some(3), seed: 1, script: None };
+        let arguments = Arguments { out: out.into(), frames: Some(3), seed: 1, script: None, json: false };
         let mut text = Vec::new();
         run(&arguments, &mut text)?;
         Ok(String::from_utf8(text)?)

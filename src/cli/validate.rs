@@ -4,10 +4,11 @@ use std::io::{Write, stderr};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde_json::{Map, Value, json};
 
 use super::configuration::{ConfigurationArguments, SourceArguments, tell};
-use super::{Exit, configuration};
-use crate::config::{Config, Loaded, Plan, probe};
+use super::{Exit, configuration, json};
+use crate::config::{BudgetLine, Config, Loaded, Plan, Problem, probe};
 use crate::encoder::{GivenWeights, Preset};
 
 const EXAMPLES: &str = "\
@@ -29,19 +30,27 @@ pub(super) struct Arguments {
     /// Fail on warnings, too
     #[arg(long)]
     deny_warnings: bool,
+    /// The plan as one JSON object; what is wrong is told on standard error all the same
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     let loaded = arguments.configuration.load_with(arguments.sources.sources())?;
     let plan = configuration::plan(&loaded)?;
-    show(&plan, &loaded, out)?;
+    match arguments.json {
+        true => json::print(&as_json(&plan, &loaded), out)?,
+        false => show(&plan, &loaded, out)?,
+    }
     if !arguments.no_environment {
         environment(&plan, &loaded)?;
     }
     if arguments.deny_warnings && !plan.warnings.is_empty() {
         bail!(anyhow::anyhow!("{} warnings: see above", plan.warnings.len()).context(Exit::Configuration));
     }
-    writeln!(out, "\nThe configuration is valid.")?;
+    if !arguments.json {
+        writeln!(out, "\nThe configuration is valid.")?;
+    }
     Ok(())
 }
 
@@ -97,17 +106,50 @@ fn show(plan: &Plan, loaded: &Loaded, out: &mut dyn Write) -> anyhow::Result<()>
     Ok(())
 }
 
+/// The resolved plan: every setting, where those apart from the defaults were set, and what it may cost at most.
+fn as_json(plan: &Plan, loaded: &Loaded) -> Value {
+    let line = |line: &BudgetLine| {
+        let BudgetLine { what, how, memory_bytes, disk_bytes } = line;
+        json!({ "what": what, "how": how, "memory_bytes": memory_bytes, "disk_bytes": disk_bytes })
+    };
+    let warning = |problem: &Problem| {
+        let Problem { code, key, value, message, .. } = problem;
+        json!({ "code": code, "key": key, "value": value, "message": message })
+    };
+    let origins: Map<String, Value> =
+        loaded.origins.iter().map(|(key, origin)| (key.clone(), origin.to_string().into())).collect();
+    json!({
+        "settings": plan.config,
+        "origins": origins,
+        "encoder": {
+            "side_pixels": plan.encoder.side,
+            "features": plan.encoder.features,
+            "parameters": plan.encoder.parameters,
+        },
+        "budget": {
+            "memory_bytes": plan.budget.memory_bytes(),
+            "disk_bytes": plan.budget.disk_bytes(),
+            "lines": plan.budget.lines.iter().map(line).collect::<Vec<_>>(),
+        },
+        "warnings": plan.warnings.iter().map(warning).collect::<Vec<_>>(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn validate(text: &str, deny_warnings: bool) -> anyhow::Result<String> {
+        said(text, deny_warnings, false)
+    }
+
+    fn said(text: &str, deny_warnings: bool, json: bool) -> anyhow::Result<String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("lumpd.toml");
         std::fs::write(&file, text).unwrap();
         let configuration = ConfigurationArguments { config: Some(file), ..Default::default() };
         let arguments =
-            Arguments { configuration, sources: SourceArguments::default(), no_environment: true, deny_warnings };
+            Arguments { configuration, sources: SourceArguments::default(), no_environment: true, deny_warnings, json };
         let mut out = Vec::new();
         run(&arguments, &mut out)?;
         Ok(String::from_utf8(out)?)
@@ -119,6 +161,17 @@ mod tests {
         assert!(text.contains("100 + 64 spare slots of 32x32"), "{text}");
         assert!(text.contains("replay.slots"), "{text}");
         assert!(text.contains("lumpd.toml:2"), "{text}");
+    }
+
+    #[test]
+    fn programs_get_the_plan_as_one_object() {
+        let plan: Value = serde_json::from_str(&said("[replay]\nslots = 100\n", false, true).unwrap()).unwrap();
+        assert_eq!(plan["settings"]["replay"]["slots"], 100);
+        assert!(plan["origins"]["replay.slots"].as_str().unwrap().ends_with("lumpd.toml:2"), "{plan}");
+        let lines = plan["budget"]["lines"].as_array().unwrap();
+        let disk: u64 = lines.iter().map(|line| line["disk_bytes"].as_u64().unwrap()).sum();
+        assert_eq!(plan["budget"]["disk_bytes"], disk);
+        assert_eq!(plan["warnings"][0]["code"], "no-source");
     }
 
     #[test]

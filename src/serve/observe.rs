@@ -56,7 +56,8 @@ pub(super) async fn observe(State(shared): State<Arc<Shared>>, request: Request,
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let served = Served { route, status: response.status().as_u16(), took: start.elapsed() };
-    if served.status >= 500 {
+    // 503 is no fault: it says that the daemon starts, drains or has enough to do, and whoever asks is told when to come back.
+    if served.status >= 500 && served.status != 503 {
         tracing::warn!(route = served.route, status = served.status, "a request failed");
     }
     (shared.hooks.on_served)(&served);

@@ -95,7 +95,8 @@ impl Problem {
 
     /// A parameter or JSON field whose value is not what it must be.
     pub(super) fn invalid(field: &str, detail: impl Into<String>) -> Self {
-        Self::new(400, "invalid-parameter", detail).field(field)
+        let remedy = format!("send `{field}` as the detail asks for; /docs describes every field");
+        Self::new(400, "invalid-parameter", detail).field(field).remedy(remedy)
     }
 
     /// A fault of lumpd itself. What exactly stays in the log: errors carry no internals.

@@ -8,20 +8,34 @@ use tempfile::tempdir;
 use crate::pictures::png;
 use crate::process::{Daemon, run, stderr, stdout};
 
+/// Verbs whose output has a form of its own: a daemon's log, the pages of `demo`, a schema, a file of settings, a script, a manual.
+const FORMS_OF_THEIR_OWN: [&str; 6] = ["run", "demo", "config schema", "config example", "completions", "man"];
+
+/// The verbs below `above`, without `help`.
+fn verbs_below(above: &[&str]) -> Vec<String> {
+    let help = stdout(&run(&[above, &["--help"]].concat()));
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    lines.filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help").map(str::to_owned).collect()
+}
+
 #[test]
-fn every_verb_has_help_with_an_example() {
-    let help = stdout(&run(&["--help"]));
-    let verbs = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let verbs: Vec<&str> =
-        verbs.filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help").collect();
-    assert!(verbs.len() > 20, "{verbs:?}");
+fn every_verb_has_an_example_and_answers_programs_in_json() {
+    let mut verbs = Vec::new();
+    for verb in verbs_below(&[]) {
+        match verbs_below(&[&verb]) {
+            below if below.is_empty() => verbs.push(verb),
+            below => verbs.extend(below.iter().map(|inner| format!("{verb} {inner}"))),
+        }
+    }
+    assert!(verbs.len() > 30, "{verbs:?}");
     for verb in verbs {
-        let output = run(&[verb, "--help"]);
+        let words: Vec<&str> = verb.split(' ').collect();
+        let output = run(&[&words[..], &["--help"]].concat());
         assert_eq!(output.status.code(), Some(0), "{verb}");
         let text = stdout(&output);
-        assert!(text.contains("Usage: lumpd"), "{verb}");
-        // A verb of verbs has its examples one level below.
-        assert!(text.contains("Examples:") || text.contains("Commands:"), "{verb} has no example");
+        assert!(text.contains("Usage: lumpd") && text.contains("Examples:"), "{verb} has no example:\n{text}");
+        let json = text.contains("--json") || FORMS_OF_THEIR_OWN.contains(&&*verb);
+        assert!(json, "{verb} has no --json:\n{text}");
     }
 }
 
@@ -72,6 +86,12 @@ fn a_daemon_is_watched_drawn_changed_and_examined() {
     assert_eq!(daemon.ask(&["tasks", "--merge", "1,2"])["id"], 1);
     assert!(daemon.ask(&["pause"])["paused_since"].is_string());
     assert_eq!(daemon.ask(&["resume"])["paused_since"], Value::Null);
+    let bank = folder.path().join("bank.safetensors");
+    let exported = daemon.ask(&["export", "bank", "-o", bank.to_str().unwrap()]);
+    let version = daemon.status()["encoder"]["id"].clone();
+    assert_eq!((&exported["width"], &exported["encoder"]), (&Value::from(128), &version));
+    let rows = exported["rows"].as_u64().unwrap();
+    assert!(rows > 10 && fs::metadata(&bank).unwrap().len() > rows * 128 * 4, "{exported}");
     let some = daemon.get("/v1/images?limit=1").json()["images"][0]["id"].as_u64().unwrap().to_string();
     assert_eq!(daemon.ask(&["forget", &some, "999999"])["unknown"][0], 999_999);
     let events = stdout(&daemon.client(&["events"]));

@@ -31,12 +31,16 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show what the buffer is and what is in it
+    #[command(after_help = EXAMPLES)]
     Inspect(inspect::Arguments),
     /// Read every header and every image, and fail where one is damaged
+    #[command(after_help = EXAMPLES)]
     Verify(verify::Arguments),
     /// Write the images as PNG files, and a table of them, into a folder
+    #[command(after_help = EXAMPLES)]
     Export(export::Arguments),
     /// Make it larger or smaller, or bring it to the current format
+    #[command(after_help = EXAMPLES)]
     Resize(resize::Arguments),
 }
 

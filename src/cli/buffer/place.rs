@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{ConfigurationArguments, Exit};
+use crate::cli::{ConfigurationArguments, Exit, json};
 use crate::config::Config;
 use crate::config::durable::Database;
 use crate::daemon::{StateDir, StateDirError};
@@ -67,12 +67,9 @@ impl Place {
         for_people: impl FnOnce(&T, &mut dyn Write) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
         if self.json {
-            serde_json::to_writer_pretty(&mut *out, answer)?;
-            writeln!(out)?;
-        } else {
-            for_people(answer, out)?;
+            return json::print(answer, out);
         }
-        Ok(())
+        Ok(for_people(answer, out)?)
     }
 }
 

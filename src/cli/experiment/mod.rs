@@ -29,10 +29,13 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Learn a dataset task by task, and measure what is known of each
+    #[command(after_help = EXAMPLES)]
     Run(run::Arguments),
     /// Run a table of experiments from a file
+    #[command(after_help = EXAMPLES)]
     Sweep(sweep::Arguments),
     /// Make tables and pictures of results
+    #[command(after_help = EXAMPLES)]
     Report(report::Arguments),
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
 use crate::cli::Exit;
 use crate::evaluate::AccuracySummary;
@@ -17,13 +18,17 @@ use crate::experiment::{ExperimentError, RunResult, RunSettings};
 /// Where standard error is no terminal, a line as often as this.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Plays runs, each in the folder of its name within `folder`, and writes the report of them there.
-pub(super) fn all(
-    runs: &[(String, RunSettings)],
-    data: &Path,
-    folder: &Path,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+/// Where runs find their datasets and leave their results, and how they tell of them.
+pub(super) struct Setup<'a> {
+    pub data: &'a Path,
+    pub folder: &'a Path,
+    /// One JSON object a line instead of sentences.
+    pub json: bool,
+}
+
+/// Plays runs, each in the folder of its name, and writes the report of them beside these.
+pub(super) fn all(runs: &[(String, RunSettings)], setup: &Setup<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let &Setup { data, folder, json } = setup;
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     for (number, (name, settings)) in runs.iter().enumerate() {
         let place = Place { data: data.into(), out: folder.join(name), command: command.clone() };
@@ -34,13 +39,20 @@ pub(super) fn all(
         });
         progress.end();
         if let Some(result) = result.map_err(classed).with_context(|| format!("run {name}"))? {
-            writeln!(out, "{name}: {}", told(&result))?;
+            match json {
+                true => writeln!(out, "{}", json!({ "run": name, "result": result }))?,
+                false => writeln!(out, "{name}: {}", told(&result))?,
+            }
             out.flush()?;
         }
     }
     let report = Report::gather(&[folder.to_owned()]).map_err(classed)?;
     report.write(&folder.join("report")).map_err(classed)?;
-    writeln!(out, "report in {}", folder.join("report/report.md").display())?;
+    let written = folder.join("report/report.md");
+    match json {
+        true => writeln!(out, "{}", json!({ "report": written }))?,
+        false => writeln!(out, "report in {}", written.display())?,
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::play;
+use crate::cli::json;
 use crate::experiment::report::{Report, markdown};
 
 #[derive(Debug, Args)]
@@ -19,10 +20,16 @@ pub(super) struct Arguments {
     /// Print the tables instead of writing files
     #[arg(long, conflicts_with = "out")]
     print: bool,
+    /// Print the report as one JSON object instead of writing files
+    #[arg(long, conflicts_with_all = ["out", "print"])]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     let report = Report::gather(&arguments.folders).map_err(play::classed)?;
+    if arguments.json {
+        return json::print(&report, out);
+    }
     if arguments.print {
         write!(out, "{}", markdown(&report, &[]))?;
         return Ok(());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::play;
+use super::play::{self, Setup};
 use crate::cli::Exit;
 use crate::experiment::RunSettings;
 use crate::experiment::sweep::folder_of;
@@ -53,6 +53,9 @@ pub(super) struct Arguments {
     /// Any other setting as in a sweep file, such as `--set batch=64`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// One JSON object a run, each on a line of its own
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -61,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         .map(|seed| RunSettings { seed: arguments.seed + seed, ..settings.clone() })
         .map(|settings| (folder_of(&settings), settings))
         .collect();
-    play::all(&runs, &arguments.data, &arguments.out, out)
+    play::all(&runs, &Setup { data: &arguments.data, folder: &arguments.out, json: arguments.json }, out)
 }
 
 fn settings(arguments: &Arguments) -> anyhow::Result<RunSettings> {

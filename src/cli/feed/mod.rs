@@ -10,8 +10,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::Exit;
 use super::configuration::ConfigurationArguments;
+use super::{Exit, json};
 use crate::config::{Config, SourceKind};
 use crate::stream::client::{Address, Client, ClientError};
 use crate::stream::mjpeg::Splitter;
@@ -44,6 +44,9 @@ pub(super) struct Arguments {
     /// Send the name of a file's folder as its label: for evaluation, never for training
     #[arg(long)]
     labels_from_folders: bool,
+    /// One JSON object instead of lines for people
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     configuration: ConfigurationArguments,
 }
@@ -61,7 +64,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the client")?;
     let (tally, outcome) = runtime.block_on(feed(arguments, &address, config.decode.max_bytes));
     // What was sent before a failure was sent all the same.
-    write!(out, "{tally}")?;
+    match arguments.json {
+        true => json::print(&tally, out)?,
+        false => write!(out, "{tally}")?,
+    }
     outcome?;
     match tally.refused() {
         0 => Ok(()),
@@ -198,6 +204,7 @@ mod tests {
             to: Some(Address::Unix(dir.path().join("nobody.sock"))),
             rate: None,
             labels_from_folders: false,
+            json: false,
             configuration: ConfigurationArguments::default(),
         };
         let error = run(&arguments, &mut Vec::new()).unwrap_err();

@@ -3,24 +3,31 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::stream::client::Answer;
 use crate::stream::wire::Reply;
 
-/// Counts by outcome; of every reason the first example. Displays as the summary.
-#[derive(Debug, Default)]
+/// Counts by outcome; of every reason the first example. Displays as the summary, and serialises as the same for programs.
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Tally {
     sent: u64,
     accepted: u64,
     duplicate: u64,
     refused: BTreeMap<String, Reason>,
     /// Names of frames in flight.
+    #[serde(rename = "unanswered", serialize_with = "as_count")]
     waiting: HashMap<u64, String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Reason {
     frames: u64,
     example: String,
+}
+
+fn as_count<S: Serializer>(waiting: &HashMap<u64, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(waiting.len() as u64)
 }
 
 impl Tally {
@@ -102,5 +109,10 @@ mod tests {
         let expected = "sent              5\naccepted          1\nduplicate         1\nrefused           2\n  \
                         truncated-jpeg        2  such as 2.jpg: ends after 10 bytes\nunanswered        1  send these again\n";
         assert_eq!(text, expected);
+        let expected = serde_json::json!({
+            "sent": 5, "accepted": 1, "duplicate": 1, "unanswered": 1,
+            "refused": { "truncated-jpeg": { "frames": 2, "example": "2.jpg: ends after 10 bytes" } },
+        });
+        assert_eq!(serde_json::to_value(&tally).unwrap(), expected);
     }
 }
