@@ -168,6 +168,21 @@ fn a_change_while_a_reference_is_collected_is_found_and_starts_the_next_one() {
 }
 
 #[test]
+fn every_detector_keeps_still_with_its_own_thresholds_and_finds_another_product() {
+    use crate::config::DetectorKind::{Adwin, DyadicT2, Mmd, Newma, PageHinkley};
+    for detector in [DyadicT2, Mmd, Newma, Adwin, PageHinkley] {
+        let settings = SegmentSettings { detector, ..settings() };
+        let mut camera = Camera::with(7, settings.clone(), TaskRegister::in_memory(settings.max_tasks));
+        camera.products(0, 1200);
+        assert!(camera.boundaries().is_empty(), "{detector:?}: {:?}", camera.events);
+        camera.products(2, 600);
+        let boundaries = camera.boundaries();
+        assert_eq!(boundaries.len(), 1, "{detector:?}: {:?}", camera.events);
+        assert!((1201..1600).contains(&boundaries[0].1), "{detector:?}: {boundaries:?}");
+    }
+}
+
+#[test]
 fn a_promise_in_hours_follows_the_stream_s_own_rate_and_survives_a_restart() {
     let settings = SegmentSettings { mean_hours_between_false_alarms: Some(2.0), ..settings() };
     let mut camera = Camera::with(8, settings.clone(), TaskRegister::in_memory(8));
