@@ -121,7 +121,12 @@ fn segment(segment: &SegmentStatus) -> String {
     let number = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.2}")));
     let warning = if segment.warning { ", a change is suspected" } else { "" };
     let (statistic, threshold) = (number(segment.statistic), number(segment.threshold));
-    format!("{current}; {}, statistic {statistic} of {threshold}{warning}", segment.phase)
+    let promise = segment.calibration.as_ref().map_or_else(String::new, |calibration| {
+        let frames = calibration.frames_between_false_alarms;
+        let hours = calibration.hours_between_false_alarms.map(|hours| format!(" ({hours} hours)"));
+        format!("; about one false boundary in {frames} distinct frames{}", hours.unwrap_or_default())
+    });
+    format!("{current}; {}, statistic {statistic} of {threshold}{warning}{promise}", segment.phase)
 }
 
 /// Of the process, and of the GPU where there is one.

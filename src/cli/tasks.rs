@@ -138,23 +138,34 @@ fn remark(task: &TaskStatus) -> String {
 }
 
 fn print_task(task: &TaskStatus, out: &mut dyn Write) -> io::Result<()> {
-    let exemplars: Vec<String> = task.exemplars.iter().map(ToString::to_string).collect();
+    let list = |ids: &[u64]| match ids {
+        [] => "-".to_owned(),
+        ids => ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
     let pairs = [
         ("task", format!("{} {}", task.id, task.name)),
         ("frames", format!("{}, from {} to {}", task.frames, task.first_frame, task.last_frame)),
         ("current", if task.current { "yes" } else { "no" }.into()),
         ("came back", format!("{} times", task.returns)),
         ("probes", task.probes.to_string()),
-        ("exemplars", if exemplars.is_empty() { "-".into() } else { exemplars.join(", ") }),
+        ("exemplars", list(&task.exemplars)),
+        ("varied", list(&task.varied_exemplars)),
+        ("after", or_dash(task.parent)),
     ];
     print_pairs(&pairs, out)?;
     writeln!(out)?;
-    let mut table =
-        Table::new(&[("FIRST", Side::Right), ("LAST", Side::Right), ("STARTED", Side::Left), ("ENDED", Side::Left)]);
+    let mut table = Table::new(&[
+        ("FIRST", Side::Right),
+        ("OFF BY", Side::Right),
+        ("LAST", Side::Right),
+        ("STARTED", Side::Left),
+        ("ENDED", Side::Left),
+    ]);
     for span in &task.spans {
         let ended = span.ended_at.map(time);
         table.row([
             span.first_frame.to_string(),
+            span.uncertainty_frames.to_string(),
             or_dash(span.last_frame),
             or_dash(span.started_at.map(time)),
             or_dash(ended),

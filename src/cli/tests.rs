@@ -87,7 +87,7 @@ fn the_status_is_a_page_for_people_and_json_for_programs() {
             "device      cpu (2 threads) (asked for auto: no GPU)\n",
             "encoder     resnet18-w16, version 3 (0123abcd), step 120, published 1970-01-01 00:00:00Z\n",
             "learning    simclr with lump, 130 steps, loss 4.250, 12.5 images a second, stream idle\n",
-            "task        2; stable, statistic 1.50 of -\n",
+            "task        2; stable, statistic 1.50 of -; about one false boundary in 50000 distinct frames\n",
             "buffer      6 of 16 images, 6 seen, 64 KiB\n",
             "checkpoint  none yet\n",
             "camera  directory  failed",
@@ -134,7 +134,10 @@ fn tasks_are_listed_and_shown() {
         &running.says(&["tasks"]),
         &["ID  NAME", " 2  task-2       3      4     6       1       1", "current\n"],
     );
-    assert_has(&running.says(&["tasks", "1"]), &["task       1 task-1\n", "exemplars  1\n", "1970-01-01 00:00:05Z\n"]);
+    assert_has(
+        &running.says(&["tasks", "1"]),
+        &["task       1 task-1\n", "exemplars  1\n", "varied     2\n", "after      -\n", "1970-01-01 00:00:05Z\n"],
+    );
     assert_eq!(running.json(&["tasks"])["tasks"][1]["id"], 2);
     let (code, message) = running.fails(&["tasks", "9"]);
     assert_eq!((code, message.as_str()), (1, "lumpd: there is no task 9; take an id from the list of tasks\n"));

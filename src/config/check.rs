@@ -192,6 +192,9 @@ impl Findings {
     fn segment(&mut self, segment: &SegmentSettings) {
         let frames = segment.mean_frames_between_false_alarms;
         self.range("segment.mean_frames_between_false_alarms", frames, 100, 1_000_000_000_000);
+        if let Some(hours) = segment.mean_hours_between_false_alarms {
+            self.range("segment.mean_hours_between_false_alarms", hours, 0.01, 1_000_000.0);
+        }
         self.range("segment.max_tasks", segment.max_tasks, 2, 4096);
     }
 

@@ -226,6 +226,9 @@ pub struct SegmentSettings {
     pub detector: DetectorKind,
     /// The promise: about one false boundary in this many (distinct) frames.
     pub mean_frames_between_false_alarms: u64,
+    /// The promise in hours in which frames come, instead: the frames are those of so many hours, at the rate at which the
+    /// stream's distinct frames come. Until 512 of them have come the promise in frames counts.
+    pub mean_hours_between_false_alarms: Option<f64>,
     /// One segmentation for every source, or one each.
     pub scope: SegmentScope,
     /// Tasks kept; beyond it the two nearest are merged.
@@ -237,6 +240,7 @@ impl Default for SegmentSettings {
         Self {
             detector: DetectorKind::DyadicT2,
             mean_frames_between_false_alarms: 50_000,
+            mean_hours_between_false_alarms: None,
             scope: SegmentScope::Shared,
             max_tasks: 64,
         }

@@ -282,6 +282,7 @@ impl Pipeline {
     fn segment(&mut self, taken: &[Taken]) -> Result<Vec<Observation>, PipelineError> {
         let frames: Vec<_> = taken.iter().map(|t| (t.frame.source, t.id, t.pixels.as_slice())).collect();
         let mut segmenter = self.segmenter.write().unwrap_or_else(PoisonError::into_inner);
+        taken.last().into_iter().for_each(|newest| segmenter.tell_time(newest.frame.received_at_ns));
         let observations = segmenter.observe_batch(&frames, self.side as usize)?;
         self.unwritten.boundaries |= observations.iter().any(|o| !o.events.is_empty());
         Ok(observations)

@@ -9,6 +9,7 @@ use super::SegmentError;
 use super::bytes::{Reader, Writer};
 use super::referenced::Test;
 use super::whitening::Coordinates;
+use crate::config::DetectorKind;
 
 const WATCHED: usize = 8;
 /// Buckets of one size.
@@ -74,6 +75,8 @@ impl Window {
 }
 
 impl Test for Adwin {
+    const KIND: DetectorKind = DetectorKind::Adwin;
+
     fn begin(reference: &[Coordinates]) -> Self {
         let mut adwin = Self((0..WATCHED).map(|_| Window::default()).collect());
         reference.iter().for_each(|frame| adwin.push(frame));

@@ -59,6 +59,9 @@ pub trait Detector: Send + Sync {
     /// The statistic above which a warning is given.
     fn warning_threshold(&self) -> f64;
 
+    /// Promises another mean number of distinct frames between false alarms from now on; the reference stays.
+    fn promise(&mut self, mean_frames_between_false_alarms: u64);
+
     fn phase(&self) -> Phase;
 
     /// Frames of the reference collected so far, and wanted.

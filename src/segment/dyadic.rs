@@ -62,15 +62,21 @@ struct Thresholds {
     light_warning: f64,
 }
 
+impl Thresholds {
+    fn promising(frames: u64) -> Self {
+        Self {
+            drift: thresholds::drift(DetectorKind::DyadicT2, frames),
+            warning: thresholds::warning(DetectorKind::DyadicT2, frames),
+            light_drift: thresholds::light(frames),
+            light_warning: thresholds::light_warning(frames),
+        }
+    }
+}
+
 impl DyadicT2 {
     /// A detector that raises about one false alarm in that many distinct frames.
     pub fn new(mean_frames_between_false_alarms: u64) -> Self {
-        Self::with(Thresholds {
-            drift: thresholds::drift(DetectorKind::DyadicT2, mean_frames_between_false_alarms),
-            warning: thresholds::warning(DetectorKind::DyadicT2, mean_frames_between_false_alarms),
-            light_drift: thresholds::light(mean_frames_between_false_alarms),
-            light_warning: thresholds::light_warning(mean_frames_between_false_alarms),
-        })
+        Self::with(Thresholds::promising(mean_frames_between_false_alarms))
     }
 
     /// A detector with thresholds of one's own that does not watch the light, for calibration.
@@ -232,6 +238,10 @@ impl Detector for DyadicT2 {
 
     fn warning_threshold(&self) -> f64 {
         self.thresholds.warning
+    }
+
+    fn promise(&mut self, mean_frames_between_false_alarms: u64) {
+        self.thresholds = Thresholds::promising(mean_frames_between_false_alarms);
     }
 
     fn phase(&self) -> Phase {

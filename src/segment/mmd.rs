@@ -8,6 +8,7 @@ use super::bytes::{Reader, Writer};
 use super::kernel::{median_squared_distance, squared_distance};
 use super::referenced::{Test, read_coordinates, write_coordinates};
 use super::whitening::Coordinates;
+use crate::config::DetectorKind;
 
 const WINDOW: usize = 64;
 /// Frames kept of the reference.
@@ -37,6 +38,8 @@ impl Mmd {
 }
 
 impl Test for Mmd {
+    const KIND: DetectorKind = DetectorKind::Mmd;
+
     fn begin(reference: &[Coordinates]) -> Self {
         let kept: Vec<Coordinates> = reference.iter().step_by(reference.len().div_ceil(KEPT)).copied().collect();
         let mut mmd = Self {

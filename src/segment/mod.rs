@@ -37,6 +37,7 @@ mod kernel;
 mod light;
 mod mmd;
 mod newma;
+mod pace;
 mod page_hinkley;
 mod place;
 mod referenced;

@@ -9,7 +9,7 @@ use super::bytes::{Reader, Writer, expect_length};
 use super::kernel::median_squared_distance;
 use super::referenced::Test;
 use super::whitening::{COMPONENTS, Coordinates};
-use crate::config::Seed;
+use crate::config::{DetectorKind, Seed};
 
 /// Frequencies; each gives a cosine and a sine.
 const FREQUENCIES: usize = 128;
@@ -56,6 +56,8 @@ impl Newma {
 }
 
 impl Test for Newma {
+    const KIND: DetectorKind = DetectorKind::Newma;
+
     fn begin(reference: &[Coordinates]) -> Self {
         let mut newma = Self::with(median_squared_distance(reference));
         reference.iter().for_each(|frame| newma.push(frame));

@@ -7,6 +7,7 @@ use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::referenced::Test;
 use super::whitening::Coordinates;
+use crate::config::DetectorKind;
 
 /// Coordinates whose length is watched.
 const WATCHED: usize = 8;
@@ -26,6 +27,8 @@ fn distance(coordinates: &Coordinates) -> f64 {
 }
 
 impl Test for PageHinkley {
+    const KIND: DetectorKind = DetectorKind::PageHinkley;
+
     fn begin(reference: &[Coordinates]) -> Self {
         let frames = reference.len() as f64;
         let mean = reference.iter().map(distance).sum::<f64>() / frames;

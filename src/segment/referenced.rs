@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 
-use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::detector::{Change, Detector, Phase, Verdict};
 use super::place::{SHORTEST_SIDE, Seen, Sums, add, is_abrupt};
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
+use super::{SegmentError, thresholds};
+use crate::config::DetectorKind;
 
 /// Frames of the reference.
 pub(super) const REFERENCE: usize = 256;
@@ -20,6 +21,8 @@ const STILL_CHANGING: u64 = 320;
 
 /// A test on coordinates.
 pub(super) trait Test: Send + Sync + Sized {
+    /// The detector made of it.
+    const KIND: DetectorKind;
     /// With the coordinates of the reference.
     fn begin(reference: &[Coordinates]) -> Self;
     /// Takes the next frame; the statistic, once there is one.
@@ -118,6 +121,11 @@ impl<T: Test> Detector for Referenced<T> {
 
     fn warning_threshold(&self) -> f64 {
         self.warning
+    }
+
+    fn promise(&mut self, mean_frames_between_false_alarms: u64) {
+        self.drift = thresholds::drift(T::KIND, mean_frames_between_false_alarms);
+        self.warning = thresholds::warning(T::KIND, mean_frames_between_false_alarms);
     }
 
     fn phase(&self) -> Phase {

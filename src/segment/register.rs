@@ -14,7 +14,7 @@ use crate::stream::{FrameId, SourceId};
 
 /// Task number -> task (JSON).
 const TASKS: TableDefinition<u32, &[u8]> = TableDefinition::new("segment_tasks");
-/// Scope -> boundaries (pairs of first frame and task, 8 bytes each, little-endian).
+/// Scope -> boundaries (first frame in 8 bytes, task in 4, uncertainty in 4, little-endian).
 const TIMELINES: TableDefinition<u64, &[u8]> = TableDefinition::new("segment_timelines");
 /// Former task number -> the task it became; 0 -> the next number to give.
 const FORMER: TableDefinition<u32, u32> = TableDefinition::new("segment_former_tasks");
@@ -225,12 +225,12 @@ impl TaskRegister {
     }
 
     /// Opens a new task of `scope` at `first`, and says what had to be merged for it.
-    pub(super) fn open_new(&mut self, scope: Scope, first: FrameId) -> (TaskId, Option<Merged>) {
+    pub(super) fn open_new(&mut self, scope: Scope, first: FrameId, uncertainty: usize) -> (TaskId, Option<Merged>) {
         let id = TaskId(self.next);
         self.next = self.next.saturating_add(1);
         let parent = self.open_task(scope);
         self.tasks.insert(id, Task::new(id, scope, parent));
-        self.timelines.entry(scope).or_default().open(first, id);
+        self.timelines.entry(scope).or_default().open(first, id, u32::try_from(uncertainty).unwrap_or(u32::MAX));
         self.unsaved_tasks.insert(id);
         self.unsaved_timelines.insert(scope);
         (id, self.make_room(scope))
@@ -333,14 +333,14 @@ mod tests {
     fn the_register_survives_a_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let mut register = TaskRegister::open(database(dir.path()), 8).unwrap();
-        let (a, _) = register.open_new(Scope::Shared, FrameId(1));
-        let (b, _) = register.open_new(Scope::Shared, FrameId(100));
-        let (c, _) = register.open_new(Scope::Source(SourceId(4)), FrameId(150));
+        let (a, _) = register.open_new(Scope::Shared, FrameId(1), 0);
+        let (b, _) = register.open_new(Scope::Shared, FrameId(100), 0);
+        let (c, _) = register.open_new(Scope::Source(SourceId(4)), FrameId(150), 0);
         teach(&mut register, a, 0.0);
         teach(&mut register, b, 3.0);
         register.rename(b, "  gears ").unwrap();
         register.save().unwrap();
-        let (d, _) = register.open_new(Scope::Shared, FrameId(200));
+        let (d, _) = register.open_new(Scope::Shared, FrameId(200), 0);
         register.replace(d, a);
         register.save().unwrap();
         let (tasks, spans) = (register.tasks.clone(), register.spans(a));
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(register.current(d), a);
         assert_eq!(register.task_of(SourceId(4), FrameId(160)), Some(c));
         assert_eq!(register.task_of(SourceId(5), FrameId(160)), Some(b));
-        assert_eq!(register.open_new(Scope::Shared, FrameId(300)).0, TaskId(d.0 + 1), "numbers are not reused");
+        assert_eq!(register.open_new(Scope::Shared, FrameId(300), 0).0, TaskId(d.0 + 1), "numbers are not reused");
     }
 
     #[test]
@@ -363,13 +363,13 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(i, &level)| {
-                let (id, merged) = register.open_new(Scope::Shared, FrameId(100 * i as u64 + 1));
+                let (id, merged) = register.open_new(Scope::Shared, FrameId(100 * i as u64 + 1), 0);
                 assert_eq!(merged, None);
                 teach(&mut register, id, level);
                 id
             })
             .collect();
-        let (_, merged) = register.open_new(Scope::Shared, FrameId(400));
+        let (_, merged) = register.open_new(Scope::Shared, FrameId(400), 0);
         let merged = merged.unwrap();
         assert_eq!((merged.kept, merged.gone), (ids[1], ids[2]));
         assert!(merged.distance.unwrap() < 0.2);
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(register.task_of(SourceId(1), FrameId(250)), Some(ids[1]));
         assert_eq!(register.task(ids[2]).unwrap().id, ids[1]);
         for i in 5..40 {
-            register.open_new(Scope::Shared, FrameId(100 * i));
+            register.open_new(Scope::Shared, FrameId(100 * i), 0);
             assert_eq!(register.tasks().len(), 3);
         }
     }
@@ -385,8 +385,8 @@ mod tests {
     #[test]
     fn merging_and_renaming_refuse_what_makes_no_sense() {
         let mut register = TaskRegister::in_memory(8);
-        let (a, _) = register.open_new(Scope::Shared, FrameId(1));
-        let (b, _) = register.open_new(Scope::Source(SourceId(1)), FrameId(2));
+        let (a, _) = register.open_new(Scope::Shared, FrameId(1), 0);
+        let (b, _) = register.open_new(Scope::Source(SourceId(1)), FrameId(2), 0);
         assert_eq!(register.merge(a, a).unwrap_err().code(), "cannot-merge-tasks");
         assert_eq!(register.merge(a, b).unwrap_err().code(), "cannot-merge-tasks");
         assert_eq!(register.merge(a, TaskId(77)).unwrap_err().code(), "unknown-task");

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::bytes::{Reader, Writer, expect_length};
 use super::detector::{Change, Detector, Verdict};
 use super::duplicates::NearDuplicates;
+use super::pace::Pace;
 use super::register::{Merged, TaskRegister};
 use super::sketch::{DIMENSIONS, Point, Sketch};
 use super::tasks::{Scope, TaskId};
@@ -31,6 +32,7 @@ struct Recent {
 pub(super) struct ScopeState {
     pub scope: Scope,
     pub detector: Box<dyn Detector>,
+    pub pace: Pace,
     duplicates: NearDuplicates,
     recent: VecDeque<Recent>,
     /// The open task is new and has not been compared with earlier ones.
@@ -42,10 +44,12 @@ pub(super) struct ScopeState {
 }
 
 impl ScopeState {
-    pub fn new(scope: Scope, detector: Box<dyn Detector>) -> Self {
+    /// `detector` was made for the frames that `pace` promises.
+    pub fn new(scope: Scope, detector: Box<dyn Detector>, pace: Pace) -> Self {
         Self {
             scope,
             detector,
+            pace,
             duplicates: NearDuplicates::default(),
             recent: VecDeque::with_capacity(UNSURE + 1),
             provisional: false,
@@ -137,7 +141,7 @@ impl ScopeState {
         events: &mut Vec<SegmentEvent>,
     ) -> TaskId {
         let before = register.open_task(self.scope);
-        let (task, merged) = register.open_new(self.scope, first);
+        let (task, merged) = register.open_new(self.scope, first, uncertainty);
         if let Some(before) = before {
             let moved: u64 = self.recent.iter().map(|recent| recent.frames).sum();
             let duplicates = moved - self.recent.len() as u64;
@@ -184,6 +188,15 @@ impl ScopeState {
         }
     }
 
+    /// Keeps a promise in hours: takes the time of a frame, and has the detector promise other frames where their rate asks
+    /// for it.
+    pub fn keep_pace(&mut self, hours: f64, now_ns: i64, duplicate: bool) {
+        self.pace.tick(now_ns, !duplicate);
+        if let Some(frames) = self.pace.promise(hours) {
+            self.detector.promise(frames);
+        }
+    }
+
     /// A boundary set by hand: the next frame is the first of a new task.
     pub fn mark_boundary(&mut self, register: &mut TaskRegister, first: FrameId) -> Vec<SegmentEvent> {
         let mut events = Vec::new();
@@ -206,6 +219,7 @@ impl ScopeState {
 
     pub fn write(&self, writer: &mut Writer) {
         writer.u64(self.scope.key());
+        self.pace.write(writer);
         writer.optional(self.last.map(|frame| frame.0));
         writer.u64s(self.boundaries.counts().into_iter());
         writer.u64s([self.duplicates_skipped, u64::from(self.provisional), u64::from(self.warned)].into_iter());
@@ -217,9 +231,14 @@ impl ScopeState {
         writer.blob(&self.detector.state());
     }
 
-    pub fn read(reader: &mut Reader<'_>, detector: impl FnOnce() -> Box<dyn Detector>) -> Result<Self, SegmentError> {
+    /// `made` gives a detector and the pace it was made for, from the pace that was written.
+    pub fn read(
+        reader: &mut Reader<'_>,
+        made: impl FnOnce(Pace) -> (Box<dyn Detector>, Pace),
+    ) -> Result<Self, SegmentError> {
         let scope = Scope::from_key(reader.u64()?).ok_or(SegmentError::State("it is of no source"))?;
-        let mut state = Self::new(scope, detector());
+        let (detector, pace) = made(Pace::read(reader)?);
+        let mut state = Self::new(scope, detector, pace);
         state.last = reader.optional()?.map(FrameId);
         let counts = expect_length(reader.u64s()?, 5)?;
         state.boundaries = Boundaries::from_counts(std::array::from_fn(|i| counts[i]));

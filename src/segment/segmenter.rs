@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::bytes::{Reader, Writer};
 use super::detector::{Detector, Phase, detector};
 use super::features::FeatureMap;
+use super::pace::Pace;
 use super::register::TaskRegister;
 use super::scope::ScopeState;
 use super::sketch::Projection;
@@ -14,7 +15,7 @@ use super::{SegmentError, SegmentEvent};
 use crate::config::{SegmentScope, SegmentSettings};
 use crate::stream::{FrameId, SourceId};
 
-const MAGIC: &[u8] = b"lumpd-segment-2";
+const MAGIC: &[u8] = b"lumpd-segment-3";
 
 /// What segmentation makes of one frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +68,10 @@ pub struct ScopeReport {
     pub variance_ratio: Option<f64>,
     /// About one false boundary in so many distinct frames.
     pub target_frames_between_false_alarms: u64,
+    /// What was asked for, where it was in hours: the frames are what comes in them at the rate below.
+    pub target_hours_between_false_alarms: Option<f64>,
+    /// None where nothing was asked in hours, and before there are enough to tell.
+    pub distinct_frames_an_hour: Option<f64>,
     pub duplicates_skipped: u64,
     pub boundaries: Boundaries,
     pub task: Option<TaskId>,
@@ -84,13 +89,20 @@ pub struct Segmenter {
     projection: Projection,
     register: TaskRegister,
     scopes: BTreeMap<Scope, ScopeState>,
+    now_ns: Option<i64>,
 }
 
 impl Segmenter {
     /// Segmentation that goes on with the tasks of `register`; the detectors begin with their warm-up.
     pub fn new(settings: SegmentSettings, register: TaskRegister) -> Self {
         let (features, projection) = (FeatureMap::new(), Projection::new());
-        Self { settings, features, projection, register, scopes: BTreeMap::new() }
+        Self { settings, features, projection, register, scopes: BTreeMap::new(), now_ns: None }
+    }
+
+    /// Tells the time at which the frames that follow were seen, in nanoseconds since any one moment. Only a promise in hours
+    /// needs it: without it the promise in frames stays.
+    pub fn tell_time(&mut self, now_ns: i64) {
+        self.now_ns = Some(now_ns);
     }
 
     /// Takes one frame: `image` is square RGB, 8 bits a channel, shape (side, side, 3). Frames of one source come in the
@@ -134,6 +146,9 @@ impl Segmenter {
             let projection = &self.projection;
             (duplicate, events) =
                 state.observe(&mut self.register, frame, features, |features| projection.apply(features));
+            if let Some((hours, now_ns)) = self.settings.mean_hours_between_false_alarms.zip(self.now_ns) {
+                state.keep_pace(hours, now_ns, duplicate);
+            }
         }
         let task = self.register.open_task(scope).unwrap_or(TaskId(0));
         Observation { task, duplicate, events }
@@ -187,7 +202,7 @@ impl Segmenter {
         }
         let mut scopes = BTreeMap::new();
         for _ in 0..reader.u64()? {
-            let mut scope = ScopeState::read(&mut reader, || new_detector(&self.settings))?;
+            let mut scope = ScopeState::read(&mut reader, |pace| made(&self.settings, pace))?;
             let newest = self.register.newest_boundary(scope.scope);
             if newest > scope.last || newest.is_none() {
                 scope.begin_anew();
@@ -216,7 +231,9 @@ impl Segmenter {
             threshold: state.detector.threshold(),
             warning_threshold: state.detector.warning_threshold(),
             variance_ratio: state.detector.variance_ratio(),
-            target_frames_between_false_alarms: self.settings.mean_frames_between_false_alarms,
+            target_frames_between_false_alarms: state.pace.promised(),
+            target_hours_between_false_alarms: self.settings.mean_hours_between_false_alarms,
+            distinct_frames_an_hour: state.pace.frames_an_hour(),
             duplicates_skipped: state.duplicates_skipped,
             boundaries: state.boundaries,
             task,
@@ -226,8 +243,13 @@ impl Segmenter {
     }
 }
 
-fn new_detector(settings: &SegmentSettings) -> Box<dyn Detector> {
-    detector(settings.detector, settings.mean_frames_between_false_alarms)
+/// A detector, and the pace it is made for: the one given, where the promise is in hours.
+fn made(settings: &SegmentSettings, pace: Pace) -> (Box<dyn Detector>, Pace) {
+    let pace = match settings.mean_hours_between_false_alarms {
+        Some(_) => pace,
+        None => Pace::new(settings.mean_frames_between_false_alarms),
+    };
+    (detector(settings.detector, pace.promised()), pace)
 }
 
 fn state_of<'a>(
@@ -235,5 +257,8 @@ fn state_of<'a>(
     settings: &SegmentSettings,
     scope: Scope,
 ) -> &'a mut ScopeState {
-    scopes.entry(scope).or_insert_with(|| ScopeState::new(scope, new_detector(settings)))
+    scopes.entry(scope).or_insert_with(|| {
+        let (detector, pace) = made(settings, Pace::new(settings.mean_frames_between_false_alarms));
+        ScopeState::new(scope, detector, pace)
+    })
 }

@@ -47,6 +47,8 @@ impl Scope {
 pub struct Span {
     pub first: FrameId,
     pub last: Option<FrameId>,
+    /// Distinct frames by which the first may be off, either way; 0 where it is known.
+    pub uncertainty: u32,
 }
 
 /// A frame that stands for its task.
@@ -170,34 +172,42 @@ const MOST_BOUNDARIES: usize = 16_384;
 /// The boundaries of one scope in the order of frames: each task lasts until the next boundary.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Timeline {
-    boundaries: Vec<(FrameId, TaskId)>,
+    boundaries: Vec<Boundary>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Boundary {
+    first: FrameId,
+    task: TaskId,
+    /// Distinct frames, as in [`Span`].
+    uncertainty: u32,
 }
 
 impl Timeline {
     pub fn open_task(&self) -> Option<TaskId> {
-        self.boundaries.last().map(|&(_, task)| task)
+        self.boundaries.last().map(|boundary| boundary.task)
     }
 
     pub fn newest_boundary(&self) -> Option<FrameId> {
-        self.boundaries.last().map(|&(first, _)| first)
+        self.boundaries.last().map(|boundary| boundary.first)
     }
 
     pub fn task_of(&self, frame: FrameId) -> Option<TaskId> {
-        let after = self.boundaries.partition_point(|&(first, _)| first <= frame);
-        self.boundaries[..after].last().map(|&(_, task)| task)
+        let after = self.boundaries.partition_point(|boundary| boundary.first <= frame);
+        self.boundaries[..after].last().map(|boundary| boundary.task)
     }
 
     /// Opens `task` at `first`; boundaries at or after it are replaced.
-    pub fn open(&mut self, first: FrameId, task: TaskId) {
-        self.boundaries.retain(|&(earlier, _)| earlier < first);
-        self.boundaries.push((first, task));
+    pub fn open(&mut self, first: FrameId, task: TaskId, uncertainty: u32) {
+        self.boundaries.retain(|earlier| earlier.first < first);
+        self.boundaries.push(Boundary { first, task, uncertainty });
         self.tidy();
     }
 
     pub fn relabel(&mut self, from: TaskId, to: TaskId) -> bool {
         let mut changed = false;
-        for (_, task) in self.boundaries.iter_mut().filter(|(_, task)| *task == from) {
-            *task = to;
+        for boundary in self.boundaries.iter_mut().filter(|boundary| boundary.task == from) {
+            boundary.task = to;
             changed = true;
         }
         self.tidy();
@@ -206,23 +216,24 @@ impl Timeline {
 
     /// Two neighbouring spans of one task are one span.
     fn tidy(&mut self) {
-        self.boundaries.dedup_by_key(|&mut (_, task)| task);
+        self.boundaries.dedup_by_key(|boundary| boundary.task);
         let surplus = self.boundaries.len().saturating_sub(MOST_BOUNDARIES);
         self.boundaries.drain(..surplus);
     }
 
     pub fn spans(&self, task: TaskId) -> Vec<Span> {
-        let ends = self.boundaries.iter().skip(1).map(|&(next, _)| Some(FrameId(next.0 - 1))).chain([None]);
-        let spans = self.boundaries.iter().zip(ends).filter(|((_, owner), _)| *owner == task);
-        spans.map(|(&(first, _), last)| Span { first, last }).collect()
+        let ends = self.boundaries.iter().skip(1).map(|next| Some(FrameId(next.first.0 - 1))).chain([None]);
+        let spans = self.boundaries.iter().zip(ends).filter(|(boundary, _)| boundary.task == task);
+        spans.map(|(&Boundary { first, uncertainty, .. }, last)| Span { first, last, uncertainty }).collect()
     }
 
+    /// Each boundary: the first frame in 8 bytes, the task in 4, the uncertainty in 4.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.boundaries
-            .iter()
-            .flat_map(|(first, task)| [first.0, u64::from(task.0)])
-            .flat_map(u64::to_le_bytes)
-            .collect()
+        let words = |boundary: &Boundary| {
+            let second = (u64::from(boundary.uncertainty) << 32) | u64::from(boundary.task.0);
+            [boundary.first.0, second]
+        };
+        self.boundaries.iter().flat_map(words).flat_map(u64::to_le_bytes).collect()
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -231,12 +242,13 @@ impl Timeline {
         if !rest.is_empty() || !odd.is_empty() {
             return None;
         }
-        let read = |[first, task]: &[[u8; 8]; 2]| {
-            let task = u32::try_from(u64::from_le_bytes(*task)).ok()?;
-            Some((FrameId(u64::from_le_bytes(*first)), TaskId(task)))
+        let read = |[first, second]: &[[u8; 8]; 2]| {
+            let ([a, b, c, d, rest @ ..], first) = (*second, FrameId(u64::from_le_bytes(*first)));
+            let task = TaskId(u32::from_le_bytes([a, b, c, d]));
+            Boundary { first, task, uncertainty: u32::from_le_bytes(rest) }
         };
-        let boundaries: Vec<_> = pairs.iter().map(read).collect::<Option<_>>()?;
-        boundaries.is_sorted_by(|a, b| a.0 < b.0).then_some(Self { boundaries })
+        let boundaries: Vec<Boundary> = pairs.iter().map(read).collect();
+        boundaries.is_sorted_by(|a, b| a.first < b.first).then_some(Self { boundaries })
     }
 }
 
@@ -248,17 +260,23 @@ mod tests {
     fn frames_find_their_task_after_boundaries_are_back_dated_and_relabelled() {
         let mut timeline = Timeline::default();
         assert_eq!(timeline.task_of(FrameId(5)), None);
-        timeline.open(FrameId(1), TaskId(1));
-        timeline.open(FrameId(100), TaskId(2));
-        timeline.open(FrameId(200), TaskId(3));
+        timeline.open(FrameId(1), TaskId(1), 0);
+        timeline.open(FrameId(100), TaskId(2), 7);
+        timeline.open(FrameId(200), TaskId(3), 30);
         assert_eq!(timeline.task_of(FrameId(99)), Some(TaskId(1)));
         assert_eq!(timeline.task_of(FrameId(100)), Some(TaskId(2)));
         assert_eq!(timeline.task_of(FrameId(9999)), Some(TaskId(3)));
         timeline.relabel(TaskId(3), TaskId(1));
-        let spans = [Span { first: FrameId(1), last: Some(FrameId(99)) }, Span { first: FrameId(200), last: None }];
+        let span = |first, last: Option<u64>, uncertainty| Span {
+            first: FrameId(first),
+            last: last.map(FrameId),
+            uncertainty,
+        };
+        let spans = [span(1, Some(99), 0), span(200, None, 30)];
         assert_eq!(timeline.spans(TaskId(1)), spans);
         timeline.relabel(TaskId(2), TaskId(1));
-        assert_eq!(timeline.spans(TaskId(1)), [Span { first: FrameId(1), last: None }]);
+        assert_eq!(timeline.spans(TaskId(1)), [span(1, None, 0)]);
+        timeline.open(FrameId(300), TaskId(u32::MAX), u32::MAX);
         assert_eq!(Timeline::from_bytes(&timeline.to_bytes()), Some(timeline));
     }
 
@@ -266,7 +284,7 @@ mod tests {
     fn boundaries_are_bounded() {
         let mut timeline = Timeline::default();
         for i in 0..MOST_BOUNDARIES as u64 + 100 {
-            timeline.open(FrameId(i + 1), TaskId(i as u32 % 2));
+            timeline.open(FrameId(i + 1), TaskId(i as u32 % 2), 0);
         }
         assert_eq!(timeline.boundaries.len(), MOST_BOUNDARIES);
         assert_eq!(timeline.task_of(FrameId(50)), None);

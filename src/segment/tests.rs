@@ -102,6 +102,13 @@ fn changes_of_product_are_found_soon_placed_right_and_frames_relabelled() {
         assert!(register.task(TaskId(2)).unwrap().frames.abs_diff(600) <= 8);
         assert_eq!(register.task(TaskId(2)).unwrap().name, "task-2");
         assert_eq!(register.task(TaskId(2)).unwrap().exemplars().len(), 8);
+        assert_eq!(register.spans(TaskId(1))[0].uncertainty, 0, "the first frame is the first");
+        let known = camera.events.iter().filter_map(|event| match event {
+            SegmentEvent::TaskOpened { uncertainty, .. } => Some(*uncertainty),
+            _ => None,
+        });
+        let kept = register.tasks().map(|task| register.spans(task.id)[0].uncertainty as usize);
+        assert!(known.eq(kept), "what was told of a boundary is kept");
     }
 }
 
@@ -158,6 +165,42 @@ fn a_change_while_a_reference_is_collected_is_found_and_starts_the_next_one() {
     }
     // What a reference of 170 frames tells is not always enough.
     assert!(found >= 8, "{found} of 9 changes");
+}
+
+#[test]
+fn every_detector_keeps_still_with_its_own_thresholds_and_finds_another_product() {
+    use crate::config::DetectorKind::{Adwin, DyadicT2, Mmd, Newma, PageHinkley};
+    for detector in [DyadicT2, Mmd, Newma, Adwin, PageHinkley] {
+        let settings = SegmentSettings { detector, ..settings() };
+        let mut camera = Camera::with(7, settings.clone(), TaskRegister::in_memory(settings.max_tasks));
+        camera.products(0, 1200);
+        assert!(camera.boundaries().is_empty(), "{detector:?}: {:?}", camera.events);
+        camera.products(2, 600);
+        let boundaries = camera.boundaries();
+        assert_eq!(boundaries.len(), 1, "{detector:?}: {:?}", camera.events);
+        assert!((1201..1600).contains(&boundaries[0].1), "{detector:?}: {boundaries:?}");
+    }
+}
+
+#[test]
+fn a_promise_in_hours_follows_the_stream_s_own_rate_and_survives_a_restart() {
+    let settings = SegmentSettings { mean_hours_between_false_alarms: Some(2.0), ..settings() };
+    let mut camera = Camera::with(8, settings.clone(), TaskRegister::in_memory(8));
+    for n in 0..900 {
+        camera.segmenter.tell_time(n * 1_000_000_000);
+        camera.products(0, 1);
+    }
+    let report = camera.segmenter.report().remove(0);
+    assert!((5_000..7_300).contains(&report.target_frames_between_false_alarms), "{report:?}");
+    assert!(report.threshold < DyadicT2::new(50_000).threshold());
+    assert_eq!(report.threshold, DyadicT2::new(report.target_frames_between_false_alarms).threshold());
+    let mut restored = Segmenter::new(settings.clone(), TaskRegister::in_memory(8));
+    restored.register_mut().clone_from(camera.segmenter.register());
+    restored.restore(&camera.segmenter.state()).unwrap();
+    assert_eq!(restored.report(), camera.segmenter.report());
+    // Frames again: the state was made for others.
+    let mut frames = Segmenter::new(self::settings(), TaskRegister::in_memory(8));
+    assert_eq!(frames.restore(&camera.segmenter.state()).unwrap_err().code(), "segment-state");
 }
 
 #[test]

@@ -11,12 +11,12 @@ use crate::config::DetectorKind;
 const DYADIC_T2: [(f64, f64); 7] =
     [(1e3, 3.42), (2e3, 3.661), (5e3, 3.962), (1e4, 4.189), (2e4, 4.526), (5e4, 4.86), (1e5, 5.105)];
 
-/// The simpler detectors have not been calibrated: these are the dyadic T2's, and no promise is kept with them until
-/// `--calibrate --detector NAME` has given their own.
-const MMD: [(f64, f64); 7] = DYADIC_T2;
-const NEWMA: [(f64, f64); 7] = DYADIC_T2;
-const ADWIN: [(f64, f64); 7] = DYADIC_T2;
-const PAGE_HINKLEY: [(f64, f64); 7] = DYADIC_T2;
+/// The other detectors' thresholds, each of its own statistic, measured in the same way on the same runs.
+const MMD: [(f64, f64); 6] = [(2e3, 0.274), (5e3, 0.397), (1e4, 0.463), (2e4, 0.519), (5e4, 0.592), (1e5, 0.635)];
+const NEWMA: [(f64, f64); 6] = [(2e3, 1.806), (5e3, 1.934), (1e4, 2.041), (2e4, 2.129), (5e4, 2.254), (1e5, 2.345)];
+const ADWIN: [(f64, f64); 6] = [(2e3, 2.978), (5e3, 3.494), (1e4, 3.902), (2e4, 4.353), (5e4, 4.755), (1e5, 5.033)];
+const PAGE_HINKLEY: [(f64, f64); 6] =
+    [(2e3, 10.721), (5e3, 12.734), (1e4, 14.735), (2e4, 16.484), (5e4, 18.042), (1e5, 19.943)];
 
 /// Runs of 8,000 images spend a good part of their length collecting references: in one of 480,000 images false alarms came nearly
 /// twice as often as the tables say (`lumpd bench segment --only quiet-10000,quiet-50000`), so the tables are asked for this many
@@ -59,13 +59,16 @@ pub(super) fn light_warning(frames: u64) -> f64 {
     light((frames as f64 / WARNINGS_PER_ALARM) as u64)
 }
 
+/// No threshold is below this share of a table's lowest: what is extrapolated would cross zero.
+const LOWEST: f64 = 0.25;
+
 /// Linear in the logarithm of the frames, as tails that fall exponentially ask for; the end pieces go on beyond the table.
 fn interpolate(table: &[(f64, f64)], frames: f64) -> f64 {
     let x = frames.max(1.0).ln();
     let last = table.len() - 2;
     let piece = (0..last).find(|&i| x < table[i + 1].0.ln()).unwrap_or(last);
     let ((x0, y0), (x1, y1)) = (table[piece], table[piece + 1]);
-    y0 + (y1 - y0) * (x - x0.ln()) / (x1.ln() - x0.ln())
+    (y0 + (y1 - y0) * (x - x0.ln()) / (x1.ln() - x0.ln())).max(LOWEST * table[0].1)
 }
 
 #[cfg(test)]
@@ -81,9 +84,22 @@ mod tests {
                 assert!((drift(kind, asked) - threshold).abs() < 1e-2);
             }
             let asked = [1, 100, 999, 4_000, 30_000, 150_000, 1_000_000, u64::MAX];
-            assert!(asked.windows(2).all(|pair| drift(kind, pair[0]) < drift(kind, pair[1])), "{kind:?}");
+            assert!(asked.windows(2).all(|pair| drift(kind, pair[0]) <= drift(kind, pair[1])), "{kind:?}");
+            assert!(asked[3..].windows(2).all(|pair| drift(kind, pair[0]) < drift(kind, pair[1])), "{kind:?}");
             assert!(asked.iter().all(|&frames| warning(kind, frames) <= drift(kind, frames)));
+            assert!(asked.iter().all(|&frames| warning(kind, frames) > 0.0), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn every_detector_has_a_table_of_its_own_statistic() {
+        use DetectorKind::{Adwin, DyadicT2, Mmd, Newma, PageHinkley};
+        let of = |kind| drift(kind, 50_000);
+        let (t2, mmd, newma, adwin, sums) = (of(DyadicT2), of(Mmd), of(Newma), of(Adwin), of(PageHinkley));
+        // T2 and ADWIN's are logarithms and deviates, the kernel's a squared distance in units of its own spread, NEWMA's a
+        // ratio to what is expected, Page and Hinkley's a sum of standard deviations.
+        assert!((4.5..5.5).contains(&t2) && (4.5..5.5).contains(&adwin) && t2 != adwin);
+        assert!((0.55..0.75).contains(&mmd) && (2.0..2.6).contains(&newma) && sums > 10.0);
     }
 
     #[test]

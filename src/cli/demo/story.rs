@@ -212,8 +212,13 @@ mod tests {
     }
 
     fn task(id: u32, starts: &[u64]) -> TaskStatus {
-        let span =
-            |&start: &u64| TaskSpan { first_frame: start + 1000, last_frame: None, started_at: None, ended_at: None };
+        let span = |&start: &u64| TaskSpan {
+            first_frame: start + 1000,
+            last_frame: None,
+            started_at: None,
+            ended_at: None,
+            uncertainty_frames: 0,
+        };
         TaskStatus {
             id,
             name: String::new(),
@@ -225,6 +230,9 @@ mod tests {
             returns: 0,
             probes: 0,
             exemplars: vec![],
+            varied_exemplars: vec![],
+            duplicates: 0,
+            parent: None,
         }
     }
 

@@ -177,6 +177,15 @@ impl Answers for Fake {
                 warning: false,
                 current_tasks: vec![2],
                 duplicates_skipped: 0,
+                calibration: Some(CalibrationStatus {
+                    frames_between_false_alarms: 50_000,
+                    hours_between_false_alarms: None,
+                    distinct_frames_per_hour: None,
+                    warning_threshold: 2.5,
+                    reference_frames: 64,
+                    reference_wanted: 512,
+                    variance_ratio: Some(1.25),
+                }),
             },
             buffer: self.buffer().summary,
             checkpoint: None,
@@ -212,6 +221,7 @@ impl Answers for Fake {
                 last_frame: (!current).then_some(first_frame + 2),
                 started_at: Some(timestamp(0)),
                 ended_at: (!current).then(|| timestamp(5_000_000_000)),
+                uncertainty_frames: 2,
             }],
             first_frame,
             last_frame: first_frame + 2,
@@ -220,6 +230,9 @@ impl Answers for Fake {
             returns: 0,
             probes: 1,
             exemplars: vec![first_frame],
+            varied_exemplars: vec![first_frame + 1],
+            duplicates: 0,
+            parent: (id > 1).then(|| id - 1),
         };
         let boundaries = self.memory().boundaries;
         let mut tasks = vec![task(1, 1, false), task(2, 4, boundaries == 0)];

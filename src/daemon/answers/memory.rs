@@ -26,6 +26,15 @@ pub struct TaskStatus {
     pub probes: u64,
     /// Ids of stored images that stand for it.
     pub exemplars: Vec<u64>,
+    /// Ids of stored images as unlike one another as it has.
+    #[serde(default)]
+    pub varied_exemplars: Vec<u64>,
+    /// Near-duplicates among its frames, which the detector did not count.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// The task that the stream was in before this one first began; null for the first.
+    #[serde(default)]
+    pub parent: Option<u32>,
 }
 
 /// One time that a task was current.
@@ -39,6 +48,9 @@ pub struct TaskSpan {
     pub started_at: Option<Timestamp>,
     /// Null while it goes on.
     pub ended_at: Option<Timestamp>,
+    /// Distinct frames by which the beginning may be off, either way (95 %); 0 where it is known, as when set by hand.
+    #[serde(default)]
+    pub uncertainty_frames: u32,
 }
 
 /// The replay buffer in five numbers.

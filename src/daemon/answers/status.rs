@@ -149,6 +149,29 @@ pub struct SegmentStatus {
     pub current_tasks: Vec<u32>,
     /// Frames that the detector did not count: near-duplicates of the one before.
     pub duplicates_skipped: u64,
+    /// What the thresholds stand for; null before the first frame.
+    #[serde(default)]
+    pub calibration: Option<CalibrationStatus>,
+}
+
+/// What a detector's thresholds promise, and what it has learnt of the stream for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CalibrationStatus {
+    /// About one false boundary in so many distinct frames.
+    pub frames_between_false_alarms: u64,
+    /// The promise in hours, where it was given so: the frames are those that come in them.
+    pub hours_between_false_alarms: Option<f64>,
+    /// The rate by which hours are frames; null where nothing was promised in hours, and before enough have come.
+    pub distinct_frames_per_hour: Option<f64>,
+    /// The statistic beyond which there is a warning.
+    pub warning_threshold: f64,
+    /// Distinct frames that are the reference so far.
+    pub reference_frames: u64,
+    /// Distinct frames of a whole reference.
+    pub reference_wanted: u64,
+    /// For how many frames one independent frame stands: 1 where frames are independent, more in video; null before
+    /// there is a reference. It is measured again with every reference.
+    pub variance_ratio: Option<f64>,
 }
 
 /// The last checkpoint.

@@ -6,10 +6,11 @@ use std::sync::PoisonError;
 use super::{Live, name_of};
 use crate::config::durable::DatabaseHealth;
 use crate::daemon::answers::{
-    BufferStatus, BufferSummary, CheckpointStatus, DatabaseStatus, EncoderStatus, LearnStatus, SegmentStatus,
-    SourceState, SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp, timestamp,
+    BufferStatus, BufferSummary, CalibrationStatus, CheckpointStatus, DatabaseStatus, EncoderStatus, LearnStatus,
+    SegmentStatus, SourceState, SourceStatus, Status, StreamStatus, TaskShare, TaskSpan, TaskStatus, Timestamp,
+    timestamp,
 };
-use crate::segment::{Phase, Segmenter, Span, Task};
+use crate::segment::{Phase, ScopeReport, Segmenter, Span, Task};
 use crate::stream::FrameId;
 
 impl Live {
@@ -128,11 +129,19 @@ impl Live {
                 current: current.contains(&task.id.0),
                 returns: task.returns,
                 probes: probes.get(&task.id).copied().unwrap_or(0),
-                exemplars: task.exemplars().iter().filter(|f| self.buffer.slot(**f).is_some()).map(|f| f.0).collect(),
+                exemplars: self.stored(&task.exemplars()),
+                varied_exemplars: self.stored(&task.varied_exemplars()),
+                duplicates: task.duplicates,
+                parent: task.parent.map(|parent| parent.0),
                 spans: spans.into_iter().map(|span| self.span(span)).collect(),
             }
         };
         register.tasks().map(row).collect()
+    }
+
+    /// Ids of those frames whose images are in the buffer.
+    fn stored(&self, frames: &[FrameId]) -> Vec<u64> {
+        frames.iter().filter(|frame| self.buffer.slot(**frame).is_some()).map(|frame| frame.0).collect()
     }
 
     /// The last frame of an open span: the last that its scope has seen.
@@ -148,6 +157,7 @@ impl Live {
             started_at: time(span.first),
             // A span ends where the next one begins.
             ended_at: span.last.and_then(|last| time(FrameId(last.0 + 1))),
+            uncertainty_frames: span.uncertainty,
         }
     }
 
@@ -186,7 +196,7 @@ impl Live {
 fn segment_status(segmenter: &Segmenter) -> SegmentStatus {
     let reports = segmenter.report();
     // With a detector for each source: the one nearest to an alarm.
-    let urgency = |r: &crate::segment::ScopeReport| r.statistic.map_or(f64::NEG_INFINITY, |s| s - r.threshold);
+    let urgency = |r: &ScopeReport| r.statistic.map_or(f64::NEG_INFINITY, |s| s - r.threshold);
     let nearest = reports.iter().max_by(|a, b| urgency(a).total_cmp(&urgency(b)));
     SegmentStatus {
         phase: nearest.map_or("waiting".into(), |report| name_of(report.phase)),
@@ -195,6 +205,19 @@ fn segment_status(segmenter: &Segmenter) -> SegmentStatus {
         warning: nearest.is_some_and(|r| r.statistic.is_some_and(|statistic| statistic > r.warning_threshold)),
         current_tasks: current_tasks(segmenter),
         duplicates_skipped: reports.iter().map(|report| report.duplicates_skipped).sum(),
+        calibration: nearest.map(calibration_status),
+    }
+}
+
+fn calibration_status(report: &ScopeReport) -> CalibrationStatus {
+    CalibrationStatus {
+        frames_between_false_alarms: report.target_frames_between_false_alarms,
+        hours_between_false_alarms: report.target_hours_between_false_alarms,
+        distinct_frames_per_hour: report.distinct_frames_an_hour,
+        warning_threshold: report.warning_threshold,
+        reference_frames: report.reference_frames as u64,
+        reference_wanted: report.reference_wanted as u64,
+        variance_ratio: report.variance_ratio,
     }
 }
 
