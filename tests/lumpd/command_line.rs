@@ -15,7 +15,9 @@ const FORMS_OF_THEIR_OWN: [&str; 6] = ["run", "demo", "config schema", "config e
 fn verbs_below(above: &[&str]) -> Vec<String> {
     let help = stdout(&run(&[above, &["--help"]].concat()));
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    lines.filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help").map(str::to_owned).collect()
+    // What is indented further goes on with a description.
+    let named = lines.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    named.filter_map(|line| line.split_whitespace().next()).filter(|verb| *verb != "help").map(str::to_owned).collect()
 }
 
 #[test]
