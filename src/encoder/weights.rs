@@ -4,9 +4,9 @@
 //! is left out of it (a classifier, counters of batches, a prefix common to all names) is told.
 //!
 //! ```
-//! use lumpd::{config::Seed, encoder::{self, GivenWeights, Preset}};
+//! use lumpd::{config::{Precision, Seed}, encoder::{self, GivenWeights, Preset}};
 //! let preset = Preset { width: 2, side: 8, ..Preset::load("resnet18-w16").unwrap() };
-//! let mut backbone = encoder::build(&preset, &candle_core::Device::Cpu, Seed(1)).unwrap();
+//! let mut backbone = encoder::build(&preset, &candle_core::Device::Cpu, Precision::Auto, Seed(1)).unwrap();
 //! let bytes = encoder::to_safetensors(backbone.as_ref()).unwrap();
 //! let given = GivenWeights::parse("mine.safetensors".as_ref(), &bytes, &preset).unwrap();
 //! given.load_into(backbone.as_mut()).unwrap();
