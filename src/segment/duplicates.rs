@@ -13,24 +13,36 @@ const SAMPLE: usize = 32;
 const LEARNING: u64 = 1024;
 /// After a change the usual distance of before counts until the sample has so many frames: the first of them are of one scene.
 const ENOUGH: usize = 16;
-/// Until then it shrinks with every frame skipped, lest a new task with less variety be all near-duplicates.
+/// Until then it counts for less with every frame skipped, lest a new task with less variety be all near-duplicates; a frame
+/// as unlike the last one as before ends it: that was a burst.
 const FADING: f32 = 0.99;
+/// Pairs of the sample further apart than this share of them are taken for ones of different scenes.
+const DIFFERENT_SCENES: f64 = 0.8;
 /// Share of the usual squared distance below which a frame is a near-duplicate.
 const SHARE: f32 = 0.25;
 /// Squared distance, in proportion to the features' squared length, that is the same picture whatever is usual.
 const SAME: f32 = 1e-9;
 
 /// Skips frames that are near-duplicates of the last one kept.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct NearDuplicates {
     last: Vec<f32>,
     sample: Vec<Vec<f32>>,
-    /// The median squared distance between the pairs of the sample.
+    /// The median squared distance between the pairs of the sample that are no near-duplicates of one another.
     usual: f32,
+    /// What of it counts, after a change.
+    faded: f32,
     /// It was once taken from enough frames.
     known: bool,
     kept: u64,
     stride: u64,
+}
+
+impl Default for NearDuplicates {
+    fn default() -> Self {
+        let (last, sample) = (Vec::new(), Vec::new());
+        Self { last, sample, usual: 0.0, faded: 1.0, known: false, kept: 0, stride: 1 }
+    }
 }
 
 impl NearDuplicates {
@@ -39,11 +51,15 @@ impl NearDuplicates {
         if self.last.len() == features.len() {
             let distance = squared_distance(&self.last, features);
             let length: f32 = features.iter().map(|x| x * x).sum();
-            if distance <= (SHARE * self.usual).max(SAME * length) {
+            let bound = SHARE * self.usual;
+            if distance <= (self.faded * bound).max(SAME * length) {
                 if self.known && self.sample.len() < ENOUGH {
-                    self.usual *= FADING;
+                    self.faded *= FADING;
                 }
                 return true;
+            }
+            if distance > bound {
+                self.faded = 1.0;
             }
         }
         self.last.clear();
@@ -71,7 +87,7 @@ impl NearDuplicates {
                 self.stride *= 2;
             }
             if self.sample.len() >= ENOUGH || !self.known {
-                self.usual = median_distance(&self.sample);
+                (self.usual, self.faded) = (usual_distance(&self.sample), 1.0);
                 self.known |= self.sample.len() >= ENOUGH;
             }
         }
@@ -80,7 +96,7 @@ impl NearDuplicates {
 
     pub fn write(&self, writer: &mut Writer) {
         writer.f32s(self.last.iter());
-        writer.f32s([self.usual].iter());
+        writer.f32s([self.usual, self.faded].iter());
         writer.u64(self.kept);
         writer.u64(self.stride);
         writer.u64(u64::from(self.known));
@@ -90,24 +106,33 @@ impl NearDuplicates {
 
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
         let last = reader.f32s()?;
-        let usual = expect_length(reader.f32s()?, 1)?[0];
+        let scale = expect_length(reader.f32s()?, 2)?;
+        let (usual, faded) = (scale[0], scale[1]);
         let (kept, stride, known, count) = (reader.u64()?, reader.u64()?, reader.u64()? == 1, reader.u64()?);
         if count > SAMPLE as u64 {
             return Err(SegmentError::State("its sample is too large"));
         }
         let sample = (0..count).map(|_| expect_length(reader.f32s()?, last.len())).collect::<Result<_, _>>()?;
-        Ok(Self { last, sample, usual, known, kept, stride })
+        Ok(Self { last, sample, usual, faded, known, kept, stride })
     }
 }
 
-fn median_distance(sample: &[Vec<f32>]) -> f32 {
+/// The median squared distance of pairs, less those within [`SHARE`] of the distance between scenes: a sample begun within one
+/// burst has mostly pairs of the same scene. The very same picture is no burst, and counts: it came back later.
+fn usual_distance(sample: &[Vec<f32>]) -> f32 {
     let mut distances: Vec<f32> =
         sample.iter().enumerate().flat_map(|(i, a)| sample[..i].iter().map(move |b| squared_distance(a, b))).collect();
     if distances.is_empty() {
         return 0.0;
     }
-    let middle = distances.len() / 2;
-    *distances.select_nth_unstable_by(middle, f32::total_cmp).1
+    distances.sort_unstable_by(f32::total_cmp);
+    let between_scenes = distances[(DIFFERENT_SCENES * (distances.len() - 1) as f64).round() as usize];
+    let same = distances.partition_point(|&distance| distance <= 0.0);
+    let unlike = distances.partition_point(|&distance| distance <= SHARE * between_scenes);
+    let middle = (same + distances.len() - unlike) / 2;
+    let at = if middle < same { middle } else { unlike + middle - same };
+    // Where all are the same picture there is none left.
+    distances.get(at).copied().unwrap_or(between_scenes)
 }
 
 /// Eight running sums, so that the additions do not wait for one another.
@@ -160,6 +185,22 @@ mod tests {
                 kept += u32::from(!duplicates.is_duplicate(&frame));
             }
         }
-        assert!((40..200).contains(&kept), "{kept} of 1200 frames in 40 bursts");
+        assert!((40..90).contains(&kept), "{kept} of 1200 frames in 40 bursts");
+    }
+
+    #[test]
+    fn bursts_after_a_change_are_still_duplicates_and_less_variety_is_learnt() {
+        let mut duplicates = NearDuplicates::default();
+        (0..200).for_each(|i| assert!(!duplicates.is_duplicate(&noise(i, 0.3))));
+        duplicates.relearn();
+        let kept = (0..1200u64).filter(|&i| {
+            let frame: Vec<f32> =
+                noise(5000 + i / 30, 0.3).iter().zip(noise(9000 + i, 0.02)).map(|(x, n)| x + n - 1.0).collect();
+            !duplicates.is_duplicate(&frame)
+        });
+        assert_eq!(kept.count(), 40, "one frame of each burst");
+        duplicates.relearn();
+        let kept = (0..3000).filter(|&i| !duplicates.is_duplicate(&noise(20_000 + i, 0.05))).count();
+        assert!(kept > 1000, "{kept} of 3000 frames with a thirtieth of the variety");
     }
 }
