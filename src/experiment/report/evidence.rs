@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn rank_correlations_are_those_of_the_textbook() {
-        // scipy.stats.spearmanr([1, 2, 2, 4, 5], [3, 1, 4, 4, 6]) is 0.7631578947.
+        // Pearson of the ranks (1, 2.5, 2.5, 4, 5) and (2, 1, 3.5, 3.5, 5): 7.25 / 9.5.
         let pairs = [(1.0, 3.0), (2.0, 1.0), (2.0, 4.0), (4.0, 4.0), (5.0, 6.0)];
         assert!((spearman(&pairs).unwrap() - 0.763_157_894_7).abs() < 1e-9, "{:?}", spearman(&pairs));
         assert_eq!(spearman(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)]), None);
