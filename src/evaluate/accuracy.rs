@@ -207,7 +207,8 @@ impl KnnEvaluator {
         })
     }
 
-    /// Accuracy, 0 to 1, on the test images of task number `task` (from 0). A test image without direction is a miss. None
+    /// Accuracy, 0 to 1, on the test images of task number `task` (from 0). To a test image without direction (all zeros: a
+    /// collapsed encoder) every training image is as near as any other, so that all of them vote alike, which is chance. None
     /// where there is no test image, or no training image to vote.
     ///
     /// # Errors
@@ -219,19 +220,25 @@ impl KnnEvaluator {
         if test.features.is_empty() || !(0..self.tasks.len()).any(votes) {
             return Ok(None);
         }
+        let of_all = (0..self.tasks.len()).filter(|&at| votes(at)).map(|at| (0.0, self.classes[at]));
+        let of_all = winner(of_all);
         let mut hits = 0;
         for (embedding, class) in test.features.rows().zip(&test.classes) {
             let nearest = match self.bank.nearest(embedding, k, |entry| votes(entry.frame.0 as usize)) {
-                Err(KnnError::NoDirection { .. }) => continue,
+                Err(KnnError::NoDirection { .. }) => Vec::new(),
                 nearest => nearest?,
             };
             let voters =
                 nearest.iter().map(|neighbour| (neighbour.similarity, self.classes[neighbour.frame.0 as usize]));
-            let shares = vote(voters, TABLE_TEMPERATURE);
-            hits += usize::from(shares.first().is_some_and(|first| first.0 == *class));
+            hits += usize::from(winner(voters).or(of_all) == Some(*class));
         }
         Ok(Some(hits as f64 / test.features.len() as f64))
     }
+}
+
+/// The class with the most votes, of equals the lowest; none without voters.
+fn winner(voters: impl IntoIterator<Item = (f32, u32)>) -> Option<u32> {
+    vote(voters, TABLE_TEMPERATURE).first().map(|first| first.0)
 }
 
 #[cfg(test)]
@@ -327,13 +334,19 @@ mod tests {
     }
 
     #[test]
-    fn an_accuracy_of_nothing_is_none_and_a_test_image_without_direction_is_a_miss() {
+    fn an_accuracy_of_nothing_is_none_and_that_of_a_collapsed_encoder_is_chance() {
         let evaluator = KnnEvaluator::new(&[at_angles(&[0.0], &[0])]).unwrap();
         assert_eq!(evaluator.accuracy(&at_angles(&[], &[]), 0, KnnMode::Strict).unwrap(), None);
         assert_eq!(evaluator.accuracy(&at_angles(&[0.0], &[0]), 1, KnnMode::Paper).unwrap(), None);
-        let half =
-            LabelledFeatures { features: Features::new(2, vec![1.0, 0.0, 0.0, 0.0]).unwrap(), classes: vec![0, 0] };
-        assert_eq!(evaluator.accuracy(&half, 0, KnnMode::Strict).unwrap(), Some(0.5));
-        assert!(KnnEvaluator::new(&[]).unwrap().accuracy(&half, 0, KnnMode::Paper).unwrap().is_none());
+        let zeros = |classes: &[u32]| LabelledFeatures {
+            features: Features::new(2, vec![0.0; 2 * classes.len()]).unwrap(),
+            classes: classes.to_vec(),
+        };
+        assert!(KnnEvaluator::new(&[]).unwrap().accuracy(&zeros(&[0]), 0, KnnMode::Paper).unwrap().is_none());
+        let two = at_angles(&[0.0, 10.0, 90.0, 80.0], &[4, 4, 5, 5]);
+        for train in [two, zeros(&[4, 5, 4, 5])] {
+            let evaluator = KnnEvaluator::new(&[train]).unwrap();
+            assert_eq!(evaluator.accuracy(&zeros(&[5, 4, 5, 4]), 0, KnnMode::Paper).unwrap(), Some(0.5));
+        }
     }
 }

@@ -5,18 +5,23 @@ use std::collections::VecDeque;
 use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::correlation::variance_ratio;
-use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt};
+use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt, variance_ratio_beside_a_step};
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
 
 /// Frames of the windows.
-pub(super) const WINDOWS: [usize; 5] = [16, 32, 64, 128, 256];
+pub(super) const WINDOWS: [usize; 8] = [16, 32, 64, 96, 128, 192, 256, 384];
 /// Frames looked back on for where a change began.
 const HISTORY: usize = 512;
 /// A window holds at least so many independent frames: one scene or two are no change.
 const INDEPENDENT_IN_WINDOW: f64 = 4.0;
 /// The reference must, too: fewer do not tell how much a coordinate varies.
 const INDEPENDENT_IN_REFERENCE: f64 = 32.0;
-
+/// Fewest frames that tell how correlated they are.
+const FRAMES_FOR_CORRELATION: usize = 16;
+/// Frames between two looks at how correlated the stream is.
+const RECALIBRATED_EVERY: u64 = 256;
+/// The variance ratio stays as it is until it is so many times as large or as small.
+const WORTH_A_CHANGE: f64 = 1.5;
 /// So many tell all features apart well enough to see a change of light, too.
 const INDEPENDENT_FOR_LIGHT: f64 = 128.0;
 
@@ -74,6 +79,30 @@ impl Comparison {
                 add(sum, &self.history[self.history.len() - 1 - window], -1.0);
             }
         }
+        if self.seen.is_multiple_of(RECALIBRATED_EVERY) && self.history.len() == HISTORY {
+            self.recalibrate();
+        }
+    }
+
+    /// Takes the variance ratio anew where the stream is no longer as correlated as its reference was. The newest half of the
+    /// frames looked back on is left out: a change that is about to be found would pass for correlation.
+    fn recalibrate(&mut self) {
+        let settled = &self.history.make_contiguous()[..HISTORY / 2];
+        let now = variance_ratio_beside_a_step(settled);
+        if !(1.0 / WORTH_A_CHANGE..WORTH_A_CHANGE).contains(&(now / self.variance_ratio)) {
+            self.variance_ratio = now;
+        }
+    }
+
+    /// What passes for a change may be frames that have become more correlated: takes the variance ratio of the frames since
+    /// where the change would be, if it is larger.
+    pub fn allow_for_correlation(&mut self) {
+        let since = self.locate().samples_back.max(FRAMES_FOR_CORRELATION);
+        let frames = self.history.make_contiguous();
+        let now = variance_ratio(&frames[frames.len().saturating_sub(since)..]);
+        if now > WORTH_A_CHANGE * self.variance_ratio {
+            self.variance_ratio = now;
+        }
     }
 
     /// Whether a window holds nothing of the reference: the coordinates were fitted to it.
@@ -114,7 +143,7 @@ impl Comparison {
         if !self.is_telling() {
             return None;
         }
-        change_within(self.history.make_contiguous(), components, variance_ratio)
+        change_within(self.history.make_contiguous(), components)
     }
 
     fn seen(&self) -> Seen<'_> {

@@ -3,6 +3,7 @@
 //! The place is the split into two means that explains most of the frames' squares. A change is abrupt if that split explains
 //! clearly more than every slope does: a mean that goes from one value to another over 64, 128 or 256 frames.
 
+use super::correlation::variance_ratio;
 use super::whitening::{COMPONENTS, Coordinates};
 
 /// Sums of coordinates.
@@ -89,22 +90,14 @@ pub(super) fn is_abrupt(history: &[Coordinates], variance_ratio: f64) -> bool {
     steps.fold(0.0, f64::max) > slopes.fold(0.0, f64::max) + AS_GOOD * variance_ratio
 }
 
-/// A change within the frames that the coordinates were fitted to (`reference`, of unit variance): the best split, if it is
-/// abrupt and beyond chance.
+/// A change within the frames that the coordinates were fitted to (`reference`, of about unit variance): the best split, if it
+/// is abrupt and beyond chance.
 ///
 /// T2 / (n - 1) is the share R2 of the step that the k coordinates explain, so that F = (R2 / k) / ((1 - R2) / (n - 1 - k))
 /// follows Fisher's distribution where nothing has changed (Rao 1973, 8c.4). Correlated frames count for fewer. F is turned
 /// into a normal deviate (Paulson 1942).
-pub(super) fn change_within(
-    reference: &[Coordinates],
-    components: usize,
-    variance_ratio: impl Fn(&[Coordinates]) -> f64,
-) -> Option<Place> {
-    let mut total = [0.0; COMPONENTS];
-    reference.iter().for_each(|coordinates| add(&mut total, coordinates, 1.0));
-    let seen = Seen { total: &total, frames: reference.len() as u64, variance_ratio: 1.0 };
-    let place = seen.locate(reference, reference.len() / LONGER_SIDE);
-    // Correlation is that within the two halves: the step itself would pass for it.
+pub(super) fn change_within(reference: &[Coordinates], components: usize) -> Option<Place> {
+    let place = split(reference);
     let ratio = variance_ratio(&without_step(reference, place.samples_back));
     let (n, k) = (reference.len() as f64 / ratio, components as f64);
     if n < 2.0 * k + 3.0 {
@@ -113,6 +106,19 @@ pub(super) fn change_within(
     let explained = (place.t2 / (reference.len() as f64 - 1.0)).clamp(0.0, 0.999);
     let f = explained / k / ((1.0 - explained) / (n - 1.0 - k));
     (paulson(f, k, n - 1.0 - k) > SURE && is_abrupt(reference, ratio)).then_some(place)
+}
+
+/// The best split of `frames` into two means.
+fn split(frames: &[Coordinates]) -> Place {
+    let mut total = [0.0; COMPONENTS];
+    frames.iter().for_each(|coordinates| add(&mut total, coordinates, 1.0));
+    let seen = Seen { total: &total, frames: frames.len() as u64, variance_ratio: 1.0 };
+    seen.locate(frames, frames.len() / LONGER_SIDE)
+}
+
+/// The variance ratio within the two sides of the frames' best split: a step would pass for correlation.
+pub(super) fn variance_ratio_beside_a_step(frames: &[Coordinates]) -> f64 {
+    variance_ratio(&without_step(frames, split(frames).samples_back))
 }
 
 /// Fisher's F as a normal deviate.

@@ -184,6 +184,11 @@ impl TaskRegister {
         self.timelines.get(&scope).and_then(Timeline::open_task)
     }
 
+    /// The task that was open before the newest boundary of a scope.
+    pub(super) fn task_before_open(&self, scope: Scope) -> Option<TaskId> {
+        self.timelines.get(&scope).and_then(Timeline::task_before_open)
+    }
+
     pub(super) fn newest_boundary(&self, scope: Scope) -> Option<FrameId> {
         self.timelines.get(&scope).and_then(Timeline::newest_boundary)
     }

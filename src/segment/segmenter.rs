@@ -15,7 +15,7 @@ use super::{SegmentError, SegmentEvent};
 use crate::config::{SegmentScope, SegmentSettings};
 use crate::stream::{FrameId, SourceId};
 
-const MAGIC: &[u8] = b"lumpd-segment-3";
+const MAGIC: &[u8] = b"lumpd-segment-4";
 
 /// What segmentation makes of one frame.
 #[derive(Debug, Clone, PartialEq)]

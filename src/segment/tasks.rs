@@ -188,6 +188,10 @@ impl Timeline {
         self.boundaries.last().map(|boundary| boundary.task)
     }
 
+    pub fn task_before_open(&self) -> Option<TaskId> {
+        self.boundaries.iter().rev().nth(1).map(|boundary| boundary.task)
+    }
+
     pub fn newest_boundary(&self) -> Option<FrameId> {
         self.boundaries.last().map(|boundary| boundary.first)
     }

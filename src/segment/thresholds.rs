@@ -49,9 +49,9 @@ fn table(kind: DetectorKind) -> &'static [(f64, f64)] {
 /// The normal deviate of a change of light, for a mean of `frames` between false alarms.
 ///
 /// On independent photographs ([`super::light`] asks for a large change) there is hardly ever one above it; where a false alarm
-/// is possible, frames are few and correlated: 3.4 was chosen for 50,000 frames on driving video, the slope is a normal tail's.
+/// is possible, frames are few and correlated: 3.5 was chosen for 50,000 frames on driving video, the slope is a normal tail's.
 pub(super) fn light(frames: u64) -> f64 {
-    3.4 + 0.25 * (frames.max(1) as f64 / 50_000.0).ln()
+    3.5 + 0.25 * (frames.max(1) as f64 / 50_000.0).ln()
 }
 
 /// The warning threshold that goes with it.

@@ -10,8 +10,9 @@ pub(super) const COMPONENTS: usize = 64;
 /// Independent frames for each component: with fewer its variance would not be known well enough to divide by.
 const FRAMES_PER_COMPONENT: f64 = 8.0;
 const FEWEST_COMPONENTS: usize = 2;
-/// Added to every variance, as a share of their mean: directions that hardly vary must not be blown up to noise.
-const SHRINKAGE: f64 = 0.05;
+/// Added to every variance, as a share of their mean: directions that hardly vary must not be blown up to noise. (With 0.05 fewer
+/// changes from five classes to the other five are found.)
+const SHRINKAGE: f64 = 0.2;
 /// Smallest mean variance that counts: below it every frame is the same and there is nothing to scale.
 const SMALLEST_VARIANCE: f64 = 1e-9;
 /// Longer vectors than this quantile of the reference's are shortened to it: one odd frame is no change.
@@ -204,7 +205,7 @@ mod tests {
             let mean = coordinates.iter().map(|z| z[component]).sum::<f32>() / frames as f32;
             let variance = coordinates.iter().map(|z| z[component].powi(2)).sum::<f32>() / (frames - 1) as f32;
             assert!(mean.abs() < 1e-4, "{mean}");
-            assert!((0.9..1.0).contains(&variance), "{variance}");
+            assert!((0.7..1.0).contains(&variance), "{variance}");
         }
         let clipped =
             reference.chunks_exact(dimensions).filter(|frame| length(&map.linear(frame)) > map.longest).count();
