@@ -12,7 +12,7 @@
 //! degrees of freedom, and is turned into a normal deviate (Wallace, Ann. Math. Stat. 30, 1959). Smaller changes than 0.48
 //! natural units (a factor of 1.62) are left to the test of all features.
 //!
-//! The constants were chosen on shufflings of GTSRB's tracks that are not those of the benchmark.
+//! The constants were chosen on GTSRB's tracks, mostly in other shufflings than the benchmark's.
 
 use std::collections::VecDeque;
 
@@ -25,9 +25,9 @@ const LONGEST: usize = 128;
 /// Frames right before a window that it is compared with, the fewest, and the longest such window.
 const NEAR: usize = 48;
 const FEWEST_NEAR: usize = 12;
+const LONGEST_NEAR: usize = 32;
 /// There must have been more than this many for a change among them to have gone unnoticed.
 const UNNOTICED: f64 = 64.0;
-const LONGEST_NEAR: usize = 32;
 /// Fewest frames before the window.
 const BEFORE: f64 = 6.0;
 /// Lags that correlation is looked for at.
@@ -41,9 +41,9 @@ const PRIOR_FRAMES: f64 = 15.0;
 const EARLIER_FRAMES: f64 = 80.0;
 /// Frames' worth that the variance ratio of the tasks before is trusted, and frames of a task for it to count in full.
 const EARLIER_RATIO_FRAMES: f64 = 10.0;
+const FRAMES_FOR_RATIO: f64 = 40.0;
 /// The variance ratio that a stream begins with: that of scenes of three frames.
 const FIRST_RATIO: f64 = 3.0;
-const FRAMES_FOR_RATIO: f64 = 40.0;
 /// A frame counts in a window as at most so many standard deviations from the frames before it.
 const CLIP: f64 = 2.5;
 /// Frames remembered in full weight; beyond twice as many the older ones count half.
