@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::correlation::variance_ratio;
-use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt, variance_ratio_beside_a_step};
+use super::place::{
+    Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt, variance_ratio_beside_a_step, without_step,
+};
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
 
 /// Frames of the windows.
@@ -95,11 +97,13 @@ impl Comparison {
     }
 
     /// What passes for a change may be frames that have become more correlated: takes the variance ratio of the frames since
-    /// where the change would be, if it is larger.
+    /// where the change would be, if it is larger. Where these are few, some of before are taken with them, each side less its mean:
+    /// the step would pass for correlation.
     pub fn allow_for_correlation(&mut self) {
-        let since = self.locate().samples_back.max(FRAMES_FOR_CORRELATION);
+        let since = self.locate().samples_back;
         let frames = self.history.make_contiguous();
-        let now = variance_ratio(&frames[frames.len().saturating_sub(since)..]);
+        let newest = &frames[frames.len().saturating_sub(since.max(FRAMES_FOR_CORRELATION))..];
+        let now = variance_ratio(&without_step(newest, since.min(newest.len())));
         if now > WORTH_A_CHANGE * self.variance_ratio {
             self.variance_ratio = now;
         }
