@@ -4,9 +4,9 @@
 pub enum DecodeError {
     #[error("there are no bytes; send the encoded image")]
     Empty,
-    #[error("the bytes are no image that is known here; send JPEG, PNG, WebP, BMP or PNM")]
+    #[error("the bytes are no JPEG, PNG, WebP, BMP or PNM image; send one of these")]
     NotAnImage,
-    #[error("{format} is not read here; convert it to JPEG, PNG, WebP, BMP or PNM")]
+    #[error("{format} is not read; convert it to JPEG, PNG, WebP, BMP or PNM")]
     UnsupportedFormat { format: &'static str },
     #[error("the {format} image is cut short or its end is missing ({detail}); send the whole file")]
     Truncated { format: &'static str, detail: String },

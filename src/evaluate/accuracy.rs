@@ -15,10 +15,12 @@ use crate::stream::{FrameId, SourceId};
 use super::Features;
 
 /// One evaluation: accuracies of 0 to 1; a task that is missing has none.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AccuracyRow {
     /// The task whose end this evaluation followed; none for one at another time.
+    #[schema(value_type = Option<u32>)]
     pub trained: Option<TaskId>,
+    #[schema(value_type = BTreeMap<String, f64>)]
     pub accuracies: BTreeMap<TaskId, f64>,
 }
 
@@ -31,8 +33,8 @@ pub struct AccuracyMatrix {
     baseline: BTreeMap<TaskId, f64>,
 }
 
-/// Averages of an [`AccuracyMatrix`], each over the tasks for which it is defined; none where it is for no task.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Averages of a matrix of accuracies, each over the tasks for which it is defined; none where it is for no task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AccuracySummary {
     /// Tasks with an accuracy in the last evaluation.
     pub tasks: usize,

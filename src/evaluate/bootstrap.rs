@@ -11,7 +11,7 @@ const LEVEL: f64 = 0.95;
 const RESAMPLES: usize = 1000;
 
 /// An interval, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Interval {
     pub low: f64,
     pub high: f64,

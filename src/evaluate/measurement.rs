@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::segment::TaskId;
 use crate::stream::FrameId;
@@ -17,7 +18,7 @@ pub(super) const MIN_LABELLED: usize = 10;
 const SPECTRUM_ROWS: usize = 256;
 
 /// A published version of the encoder, and when it was published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Version {
     /// The encoder's identity.
     pub encoder: String,
@@ -72,7 +73,7 @@ pub trait ProbeMeter {
 }
 
 /// One task under one version.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Measurement {
     pub version: Version,
     /// Probes behind the comparison with the task's end; those behind the levels where there is none.
@@ -97,7 +98,7 @@ pub struct Measurement {
 }
 
 /// Levels of a whole version, over a sample of all tasks' probes. Alarms for collapse, no measures of forgetting.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Representation {
     pub version: Version,
     pub probes: usize,

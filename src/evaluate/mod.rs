@@ -39,4 +39,4 @@ pub use linear_probe::linear_probe;
 pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
 pub use plane::principal_plane;
 pub use probes::{MemoryStorage, Placement, ProbeSets, ProbeStorage, StorageError};
-pub use report::{ForgettingReport, Reason, TaskForgetting};
+pub use report::{ForgettingReport, Reason, RetainedAt, TaskForgetting, TaskHistory};

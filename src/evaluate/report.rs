@@ -1,6 +1,7 @@
 //! The answer to "what is being forgotten?".
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::segment::TaskId;
 
@@ -8,7 +9,7 @@ use super::forgetting::{NEIGHBOURS, TaskRecord};
 use super::{AccuracySummary, ForgettingMonitor, Interval, Measurement, Representation, Version};
 
 /// Why there is no forgetting index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
@@ -40,8 +41,9 @@ impl std::fmt::Display for Reason {
 }
 
 /// One task's part of the answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TaskForgetting {
+    #[schema(value_type = u32)]
     pub task: TaskId,
     pub open: bool,
     /// How much of what was known at the task's end is still there, 0 to 1: 1 - forgetting index. Null where not defined.
@@ -63,8 +65,9 @@ pub struct TaskForgetting {
 }
 
 /// How one task's forgetting index went since it ended.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TaskHistory {
+    #[schema(value_type = u32)]
     pub task: TaskId,
     /// The version at the task's end.
     pub reference: Option<Version>,
@@ -73,7 +76,7 @@ pub struct TaskHistory {
 }
 
 /// How much of a task was still there at one version.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RetainedAt {
     pub version: Version,
     /// 0 to 1; null where not defined.
@@ -81,7 +84,7 @@ pub struct RetainedAt {
 }
 
 /// What is being forgotten, as of the latest version measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ForgettingReport {
     /// Null before the first version was measured.
     pub version: Option<Version>,

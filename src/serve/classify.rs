@@ -8,6 +8,7 @@ use axum::extract::Request;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::openapi::Binary;
 use super::query::Question;
 use super::{Api, Problem};
 use crate::daemon::answers::Classification;
@@ -33,7 +34,7 @@ pub(super) struct Subject {
     params(("k" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "With an image in the body: voters"),
         ("temperature" = Option<f64>, Query, exclusive_minimum = 0, description = "With an image in the body: weight of a voter is exp(similarity / temperature)")),
     request_body(description = "The image, or a stored one's id or a vector as JSON",
-        content((Subject = "application/json"), (Vec<u8> = "application/octet-stream"), (Vec<u8> = "image/jpeg"))),
+        content((Subject = "application/json"), (Binary = "application/octet-stream"), (Binary = "image/jpeg"))),
     responses((status = 200, description = "The vote; the label is null where nothing carries one", body = Classification),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn post(api: Api, request: Request) -> Result<Json<Classification>, Problem> {

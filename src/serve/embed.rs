@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::body::Content;
 use super::fields::{Fields, NoFields};
+use super::openapi::Binary;
 use super::query::{BatchSubject, Question, subjects};
 use super::{Api, Problem};
 use crate::daemon::answers::{Embedding, EmbeddingBatch, EmbeddingRows};
@@ -40,9 +41,9 @@ pub(super) struct Stored {
 /// An image as the published encoder sees it
 #[utoipa::path(post, path = "/v1/embed", tag = "questions",
     request_body(description = "The image, or a stored one's id as JSON",
-        content((Stored = "application/json"), (Vec<u8> = "application/octet-stream"), (Vec<u8> = "image/jpeg"))),
+        content((Stored = "application/json"), (Binary = "application/octet-stream"), (Binary = "image/jpeg"))),
     responses((status = 200, description = "Its embedding, of length 1; in binary with the headers Lumpd-Encoder, Lumpd-Encoder-Version and Lumpd-Shape",
-        content((Embedding = "application/json"), (Vec<u8> = "application/octet-stream"))),
+        content((Embedding = "application/json"), (Binary = "application/octet-stream"))),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn post(api: Api, request: Request) -> Result<Response, Problem> {
     let binary = wants_binary(request.headers());
@@ -60,7 +61,7 @@ pub(super) async fn post(api: Api, request: Request) -> Result<Response, Problem
 /// Several images as one version of the encoder sees them
 #[utoipa::path(post, path = "/v1/embed/batch", tag = "questions", request_body = BatchEmbed,
     responses((status = 200, description = "Their embeddings, each of length 1, in the order asked for",
-        content((EmbeddingBatch = "application/json"), (Vec<u8> = "application/octet-stream"))),
+        content((EmbeddingBatch = "application/json"), (Binary = "application/octet-stream"))),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn batch(api: Api, _: NoFields, request: Request) -> Result<Response, Problem> {
     let binary = wants_binary(request.headers());
@@ -91,7 +92,7 @@ pub(super) async fn batch(api: Api, _: NoFields, request: Request) -> Result<Res
         ("since" = Option<jiff::Timestamp>, Query, description = "Only images captured then or later (RFC 3339)"),
         ("until" = Option<jiff::Timestamp>, Query, description = "Only images captured before then (RFC 3339)")),
     responses((status = 200, description = "A page of the bank, by id",
-        content((EmbeddingRows = "application/json"), (Vec<u8> = "application/octet-stream"))),
+        content((EmbeddingRows = "application/json"), (Binary = "application/octet-stream"))),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn list(api: Api, headers: HeaderMap, mut fields: Fields) -> Result<Response, Problem> {
     let (limit, after, filter) = (fields.limit()?, fields.after()?, fields.filter()?);

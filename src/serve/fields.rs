@@ -35,8 +35,10 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn of_query(uri: &Uri) -> Result<Self, Problem> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| Problem::new(400, "invalid-query-string", "the query string is not valid"))?;
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).map_err(|_| {
+            Problem::new(400, "invalid-query-string", "the query string is not valid")
+                .remedy("send NAME=VALUE pairs with & between them, percent-encoded")
+        })?;
         let mut left = BTreeMap::new();
         for (name, text) in pairs {
             if left.insert(name.clone(), Value::String(text)).is_some() {
@@ -153,6 +155,21 @@ impl Fields {
         Ok(self.whole("after", 0..=u64::MAX)?.unwrap_or(0))
     }
 
+    /// Refuses every parameter of a request whose body is JSON: there they are fields of it.
+    pub(super) fn none_beside_json(self) -> Result<(), Problem> {
+        let Some(name) = self.left.keys().next() else { return Ok(()) };
+        Err(Problem::new(400, "unknown-parameter", format!("beside a JSON body there is no parameter `{name}`"))
+            .field(name)
+            .remedy(format!("give `{name}` as a field of the JSON object")))
+    }
+
+    /// The body names no image.
+    pub(super) fn no_subject(&self) -> Problem {
+        Problem::new(400, "missing-field", "the JSON object names no image")
+            .field("id")
+            .remedy("give the `id` of a stored image or an embedding as `vector`, or send an image as the body itself")
+    }
+
     /// Refuses what nobody took.
     pub(super) fn finish(self) -> Result<(), Problem> {
         let Some(name) = self.left.keys().next() else { return Ok(()) };
@@ -199,7 +216,8 @@ impl Segment {
     /// The segment as a number.
     pub(super) fn id<T: std::str::FromStr>(&self) -> Result<T, Problem> {
         let detail = || format!("{:?} in the path is not an id: ids are whole numbers", self.0);
-        self.0.parse().map_err(|_| Problem::new(400, "invalid-id", detail()).field("id"))
+        let problem = || Problem::new(400, "invalid-id", detail()).field("id");
+        self.0.parse().map_err(|_| problem().remedy("take an id from a list, such as /v1/images or /v1/tasks"))
     }
 }
 
@@ -207,7 +225,10 @@ impl<S: Sync + Send> FromRequestParts<S> for Segment {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let invalid = || Problem::new(400, "invalid-path", "the path is not valid UTF-8 once decoded");
+        let invalid = || {
+            Problem::new(400, "invalid-path", "the path is not valid UTF-8 once decoded")
+                .remedy("percent-encode the path as UTF-8")
+        };
         let segments = RawPathParams::from_request_parts(parts, state).await.map_err(|_| invalid())?;
         segments.iter().next().map(|(_, value)| Self(value.to_owned())).ok_or_else(invalid)
     }
@@ -260,6 +281,14 @@ mod tests {
         let error = fields.finish().unwrap_err();
         assert_eq!((error.code.as_str(), error.field.as_deref()), ("unknown-parameter", Some("neighbors")));
         assert_eq!(error.remedy.as_deref(), Some("use one of: k"));
+    }
+
+    #[test]
+    fn parameters_beside_a_json_body_belong_into_it() {
+        query("").none_beside_json().unwrap();
+        let error = query("k=3").none_beside_json().unwrap_err();
+        assert_eq!((error.code.as_str(), error.field.as_deref()), ("unknown-parameter", Some("k")));
+        assert_eq!(error.remedy.as_deref(), Some("give `k` as a field of the JSON object"));
     }
 
     #[test]

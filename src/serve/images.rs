@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::fields::{Fields, NoFields, Segment};
+use super::openapi::Binary;
 use super::{Api, Problem};
 use crate::daemon::answers::{AnswerError, Forgotten, StoredImage};
 
@@ -76,7 +77,7 @@ pub(super) async fn show(api: Api, id: Segment, _: NoFields) -> Result<Json<Stor
 #[utoipa::path(get, path = "/v1/images/{id}/thumbnail", tag = "memory",
     params(("id" = u64, Path, description = "The image's id"),
         ("absent" = Option<String>, Query, description = "`blank`: an empty picture in place of a problem where the image has left the buffer")),
-    responses((status = 200, description = "A PNG file", content_type = "image/png", body = Vec<u8>),
+    responses((status = 200, description = "A PNG file", content_type = "image/png", body = Binary),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn thumbnail(api: Api, id: Segment, mut fields: Fields) -> Result<impl IntoResponse, Problem> {
     let id = id.id()?;

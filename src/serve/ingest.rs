@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 
 use super::body::Content;
 use super::fields::Fields;
+use super::openapi::Binary;
 use super::{Api, Problem};
 use crate::daemon::answers::{IngestOutcome, Ingested, PostedFrame};
 
@@ -17,7 +18,7 @@ use crate::daemon::answers::{IngestOutcome, Ingested, PostedFrame};
     params(("source" = Option<String>, Query, description = "The source it is counted under; `http` where not given"),
         ("label" = Option<String>, Query, description = "Given to the image if the buffer keeps it")),
     request_body(description = "A JPEG, PNG, WebP, BMP or PNM file",
-        content((Vec<u8> = "application/octet-stream"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/png"))),
+        content((Binary = "application/octet-stream"), (Binary = "image/jpeg"), (Binary = "image/png"))),
     responses((status = 201, description = "Taken in", body = Ingested),
     (status = 200, description = "Seen before, and not taken in again", body = Ingested),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]

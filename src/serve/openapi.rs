@@ -3,11 +3,17 @@
 use axum::Json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
-use utoipa::{Modify, OpenApi as _, ToResponse};
+use utoipa::{Modify, OpenApi as _, ToResponse, ToSchema};
 
 use super::Api;
 use super::fields::NoFields;
 use super::problem::Wire;
+
+/// Bytes as they are: an image, a file, numbers.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code, reason = "it stands for bodies in the description")]
+pub(super) struct Binary(Vec<u8>);
 
 /// A problem: `code` is stable, `field` names what is at fault, `remedy` says what to do
 #[derive(ToResponse)]

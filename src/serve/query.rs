@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::body::{Content, Upload};
 use super::fields::{Fields, NoFields, missing};
+use super::openapi::Binary;
 use super::{Api, Problem, Shared};
 use crate::daemon::answers::{NeighbourBatch, Neighbours, Subject};
 
@@ -97,7 +98,7 @@ pub(super) struct BatchSubject {
         ("since" = Option<jiff::Timestamp>, Query, description = "With an image in the body: only neighbours captured then or later"),
         ("until" = Option<jiff::Timestamp>, Query, description = "With an image in the body: only neighbours captured before then")),
     request_body(description = "The image, or a stored one's id or a vector as JSON",
-        content((Query = "application/json"), (Vec<u8> = "application/octet-stream"), (Vec<u8> = "image/jpeg"))),
+        content((Query = "application/json"), (Binary = "application/octet-stream"), (Binary = "image/jpeg"))),
     responses((status = 200, description = "The neighbours, best first", body = Neighbours),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn post(api: Api, request: Request) -> Result<Json<Neighbours>, Problem> {
@@ -148,12 +149,12 @@ impl Question {
     }
 
     fn of_json(parts: &Parts, upload: Upload) -> Result<Self, Problem> {
-        Fields::of_query(&parts.uri)?.finish()?;
+        Fields::of_query(&parts.uri)?.none_beside_json()?;
         let mut fields = Fields::of_json(&upload.bytes)?;
         let subject = match (fields.whole("id", 0..=u64::MAX)?, vector(&mut fields)?) {
             (Some(id), None) => Subject::Stored(id),
             (None, Some(subject)) => subject,
-            (None, None) => return Err(missing("id")),
+            (None, None) => return Err(fields.no_subject()),
             (Some(_), Some(_)) => return Err(Problem::invalid("vector", "give either `id` or `vector`, not both")),
         };
         Ok(Self { subject, held: upload.held, fields })

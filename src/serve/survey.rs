@@ -8,6 +8,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
 use super::fields::{Fields, NoFields};
+use super::openapi::Binary;
 use super::{Api, Problem};
 use crate::daemon::answers::{EmbeddingMap, ExportedFile};
 
@@ -34,7 +35,7 @@ pub(super) async fn map(api: Api, mut fields: Fields) -> Result<Json<EmbeddingMa
 /// `embeddings` (n, width) f32; `ids`, `tasks` (0: none), `sources` and `captured_at_ns`, each (n) i64. The metadata names the
 /// encoder, its version, the sources, the tasks and the labels.
 #[utoipa::path(get, path = "/v1/export/bank", tag = "export", responses(
-    (status = 200, description = "A safetensors file", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 200, description = "A safetensors file", content_type = "application/octet-stream", body = Binary),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn bank(api: Api, _: NoFields) -> Result<Response, Problem> {
     let answers = Arc::clone(&api.answers);
@@ -44,7 +45,7 @@ pub(super) async fn bank(api: Api, _: NoFields) -> Result<Response, Problem> {
 
 /// The published encoder as a safetensors file under torchvision's names
 #[utoipa::path(get, path = "/v1/export/encoder", tag = "export", responses(
-    (status = 200, description = "A safetensors file", content_type = "application/octet-stream", body = Vec<u8>),
+    (status = 200, description = "A safetensors file", content_type = "application/octet-stream", body = Binary),
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn encoder(api: Api, _: NoFields) -> Result<Response, Problem> {
     let answers = Arc::clone(&api.answers);

@@ -100,15 +100,15 @@ impl AnswerError {
     /// What is wrong, and where.
     pub fn detail(&self) -> String {
         match self {
-            Self::NotAnImage { detail } => format!("the bytes are no image of a known format: {detail}"),
-            Self::TruncatedImage { detail } => format!("the image is cut short: {detail}"),
-            Self::UndecodableImage { detail } => format!("the image cannot be decoded: {detail}"),
-            Self::TooLarge { detail } => format!("the image is larger than allowed: {detail}"),
+            Self::NotAnImage { detail }
+            | Self::TruncatedImage { detail }
+            | Self::UndecodableImage { detail }
+            | Self::TooLarge { detail }
+            | Self::Invalid { detail, .. } => detail.clone(),
             Self::UnknownImage { id } => format!("no image {id} is in the replay buffer"),
             Self::UnknownTask { id } => format!("there is no task {id}"),
             Self::UnknownSource { name } => format!("there is no source {name:?}"),
             Self::InvalidLabel { label, why } => format!("{label:?} cannot be a label: {why}"),
-            Self::Invalid { detail, .. } => detail.clone(),
             Self::OtherEncoder { given, published } => {
                 format!("the vector was made by encoder {given:?}, and {published} is published now")
             }

@@ -87,7 +87,11 @@ impl Fake {
             "full" => return Err(AnswerError::Overloaded { what: "the queue of source http" }),
             "panic" => panic!("a test's panic"),
             "slow" => drop(self.release.wait_while(self.released.lock().unwrap(), |released| !*released).unwrap()),
-            _ => return Err(AnswerError::NotAnImage { detail: "it starts with none of the known signatures".into() }),
+            _ => {
+                return Err(AnswerError::NotAnImage {
+                    detail: "the bytes are no JPEG, PNG, WebP, BMP or PNM image".into(),
+                });
+            }
         }
         Ok(f64::from(*image.last().unwrap()) / 100.0)
     }
@@ -278,6 +282,8 @@ impl Answers for Fake {
             filter.task.is_none_or(|task| stored.task == Some(task))
                 && filter.source.as_ref().is_none_or(|source| stored.source == *source)
                 && filter.label.as_ref().is_none_or(|label| stored.label.as_ref() == Some(label))
+                && filter.since.is_none_or(|since| stored.captured_at >= since)
+                && filter.until.is_none_or(|until| stored.captured_at < until)
                 && *subject != Subject::Stored(stored.id)
         };
         let score = |image: &Bytes| (angle - f64::from(*image.last().unwrap()) / 100.0).cos();
@@ -419,7 +425,7 @@ impl Controls for Fake {
         Ok(CheckpointStatus { written_at: timestamp(0), age_seconds: 0.0, step: 130 })
     }
 
-    fn mark_boundary(&self, source: Option<&str>, _: Option<&str>) -> Result<TaskStatus, AnswerError> {
+    fn mark_boundary(&self, source: Option<&str>, name: Option<&str>) -> Result<TaskStatus, AnswerError> {
         if let Some(name) = source.filter(|name| !["odd", "even"].contains(name)) {
             return Err(AnswerError::UnknownSource { name: name.into() });
         }
@@ -428,7 +434,9 @@ impl Controls for Fake {
             memory.boundaries += 1;
             2 + memory.boundaries
         };
-        self.task(id)
+        let task = self.task(id)?;
+        let name = name.map_or_else(|| task.name.clone(), str::to_owned);
+        Ok(TaskStatus { name, frames: 0, last_frame: task.first_frame - 1, ..task })
     }
 
     fn rename_task(&self, id: u32, name: &str) -> Result<TaskStatus, AnswerError> {

@@ -305,8 +305,10 @@ fn undecodable(error: &DecodeError) -> AnswerError {
     refused(error.code(), error.to_string())
 }
 
-/// A refusal's code as a client of the API may act on it.
-fn refused(code: &str, detail: String) -> AnswerError {
+/// A refusal's code as a client of the API may act on it. The text is what is wrong, and after its last semicolon what to do,
+/// which a problem says in words of its own.
+fn refused(code: &str, text: String) -> AnswerError {
+    let detail = text.rsplit_once("; ").map_or(text.clone(), |(what, _)| what.to_owned());
     match code {
         "empty" | "not-an-image" | "unsupported-format" => AnswerError::NotAnImage { detail },
         "truncated-image" => AnswerError::TruncatedImage { detail },

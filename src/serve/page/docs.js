@@ -21,13 +21,29 @@ function range(schema = {}) {
   return parts.length ? " " + parts.join(" ") : "";
 }
 
+/** The schema whose fields a reader wants: what a reference names, what may be null beside it, what a list is of. */
+function meant(schema, all) {
+  if (schema?.$ref) return meant(all[schema.$ref.split("/").pop()], all);
+  const choice = (schema?.oneOf ?? []).filter((one) => one.type !== "null");
+  if (schema?.oneOf && choice.length === 1) return meant(choice[0], all);
+  return schema?.type === "array" || schema?.type?.includes?.("array") ? meant(schema.items, all) : schema;
+}
+
 function fields(schema, all) {
-  const found = schema.$ref ? all[schema.$ref.split("/").pop()] : schema;
+  const found = meant(schema, all);
   if (!found) return null;
   const parts = found.allOf ? found.allOf.map((part) => (part.$ref ? all[part.$ref.split("/").pop()] : part)) : [found];
   const rows = parts.flatMap((part) => Object.entries(part.properties ?? {}).map(([name, field]) =>
     element("tr", {}, element("td", {}, name + ((part.required ?? []).includes(name) ? "" : "?")), element("td", {}, named(field) + range(field)), element("td", {}, field.description ?? ""))));
   return rows.length ? element("table", {}, element("tbody", {}, ...rows)) : null;
+}
+
+/** What the tables above name: every type with its fields. */
+function types(all) {
+  const described = Object.entries(all).sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, schema]) =>
+    element("details", { id: "type-" + name }, element("summary", {}, element("code", {}, name), element("span", { class: "note" }, schema.description ?? "")),
+      element("div", { class: "inner" }, fields(schema, all) ?? element("p", { class: "note" }, named(schema)))));
+  return element("section", {}, element("h2", {}, "types"), element("p", { class: "note" }, "What bodies and answers are made of. A field with ? may be missing; times are RFC 3339."), ...described);
 }
 
 function example(method, path, operation) {
@@ -74,7 +90,7 @@ try {
     return element("section", {}, element("h2", {}, tag.name), element("p", { class: "note" }, tag.description ?? ""), ...operations);
   });
   main.replaceChildren(element("p", {}, api.info.description), element("p", { class: "note" },
-    "Errors are problems (RFC 9457, application/problem+json): `code` is stable, `field` names what is at fault, `remedy` says what to do."), ...sections);
+    "Errors are problems (RFC 9457, application/problem+json): `code` is stable, `field` names what is at fault, `remedy` says what to do."), ...sections, types(api.components.schemas));
 } catch (problem) {
   main.replaceChildren(element("p", { class: "notice bad" }, "The description could not be read: " + problem.message));
 }
