@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::notify::Notifier;
 use super::run::{Reloader, Running};
 use super::{Exit, supervised};
-use crate::config::{Config, Plan, reload};
+use crate::config::{Config, Plan, Reload, reload};
 use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
 use crate::device::DeviceError;
 use crate::encoder::EncoderError;
@@ -115,7 +115,12 @@ fn note(served: &Served) {
 ///
 /// # Errors
 /// What is wrong with the new settings; then nothing has changed.
-fn take_over(wanted: Config, access: &Access, configure: &impl Fn(Config), running: &Config) -> anyhow::Result<Config> {
+fn take_over(
+    wanted: Config,
+    access: &Access,
+    configure: &impl Fn(Option<&Reload>),
+    running: &Config,
+) -> anyhow::Result<Config> {
     let found = reload(running, &wanted);
     let tokens = Tokens::load(&found.config.serve)?;
     anyhow::ensure!(
@@ -124,8 +129,7 @@ fn take_over(wanted: Config, access: &Access, configure: &impl Fn(Config), runni
     );
     telemetry::change_log(&found.config.log.filter)?;
     access.replace(tokens);
-    configure(found.config.clone());
-    tracing::info!(applied = found.applied.join(", "), "the configuration was read again");
+    configure(Some(&found));
     if !found.restart.is_empty() {
         tracing::warn!(keys = found.restart.join(", "), "these settings count from the next start on");
     }
@@ -158,7 +162,10 @@ impl Running for Service {
             );
             match taken {
                 Ok(config) => *running = config,
-                Err(error) => tracing::error!("the configuration was not taken, the old one stays: {error:#}"),
+                Err(error) => {
+                    tracing::error!("the configuration was not taken, the old one stays: {error:#}");
+                    daemon(None);
+                }
             }
         })
     }

@@ -33,6 +33,23 @@ pub struct Reload {
     pub restart: Vec<String>,
 }
 
+impl Reload {
+    /// In one line for people.
+    ///
+    /// ```
+    /// use lumpd::config::{Config, Reload};
+    /// let (applied, restart) = (vec!["knn.k".into()], vec!["replay.slots".into(), "decode.fit".into()]);
+    /// let found = Reload { config: Config::default(), applied, restart };
+    /// assert_eq!(found.summary(), "knn.k taken over; replay.slots, decode.fit: from the next start on");
+    /// ```
+    pub fn summary(&self) -> String {
+        let taken = (!self.applied.is_empty()).then(|| format!("{} taken over", self.applied.join(", ")));
+        let later = (!self.restart.is_empty()).then(|| format!("{}: from the next start on", self.restart.join(", ")));
+        let parts: Vec<String> = [taken, later].into_iter().flatten().collect();
+        if parts.is_empty() { "nothing has changed".into() } else { parts.join("; ") }
+    }
+}
+
 /// Compares the settings of a running daemon with those it is to have.
 ///
 /// ```

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use super::pipeline::PipelineError;
 use super::shared::Shared;
 use super::start::{Parts, StartError};
 use super::state_dir::StateDir;
-use crate::config::Config;
+use crate::config::{Config, Reload};
 use crate::stream::{Intake, IntakeHandle};
 
 /// Batches of the stream that may wait for training.
@@ -118,14 +119,21 @@ impl Daemon {
         move || live.record()
     }
 
-    /// Takes over what can be changed while it runs: see [`crate::config::reload`].
-    pub fn reconfigurer(&self) -> impl Fn(Config) + Send + Sync + 'static {
+    /// Takes over what can be changed while it runs: see [`crate::config::reload`]. `None` where what was read is in error: that
+    /// is an event, too. What exactly is wrong stays in the log, since whoever may read events need not see the file.
+    pub fn reconfigurer(&self) -> impl Fn(Option<&Reload>) + Send + Sync + 'static {
         let (live, mailbox) = (Arc::clone(&self.live), Arc::clone(&self.mailbox));
-        move |config| {
-            live.settings.store(Arc::new(config.clone()));
-            mailbox.send(Command::Configure(Box::new(config)));
-            let message = "the configuration was read again".into();
-            live.shared.events.tell("configuration-reloaded", message, serde_json::json!({}));
+        move |found| {
+            let events = &live.shared.events;
+            let Some(found) = found else {
+                let message = "the configuration was not taken, the old one stays: the log says what is wrong";
+                return events.tell("configuration-refused", message.into(), json!({}));
+            };
+            live.settings.store(Arc::new(found.config.clone()));
+            mailbox.send(Command::Configure(Box::new(found.config.clone())));
+            let message = format!("the configuration was read again: {}", found.summary());
+            let data = json!({ "applied": found.applied, "restart": found.restart });
+            events.tell("configuration-reloaded", message, data);
         }
     }
 

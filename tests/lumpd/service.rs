@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::tempdir;
 
 use crate::pictures::png;
-use crate::process::Daemon;
+use crate::process::{Daemon, stdout};
 
 #[test]
 fn the_service_manager_hears_that_it_is_ready_alive_and_stopping() {
@@ -64,6 +64,9 @@ fn settings_are_read_again_taken_where_possible_and_refused_whole_where_wrong() 
     daemon.wait("the refusal", |daemon| daemon.get("/metrics").text().contains("lumpd_config_reload_success 0"));
     assert_eq!(neighbours(&daemon), 5, "the old settings stay");
     assert!(daemon.log().contains("kk"), "{}", daemon.log());
+    let events = stdout(&daemon.client(&["events"]));
+    let told = "read again: knn.k taken over; decode.max_pixels: from the next start on";
+    assert!(events.contains(told) && events.contains("configuration-refused"), "{events}");
     assert_eq!(daemon.stop().0, Some(0));
 }
 
