@@ -2,6 +2,7 @@
 
 use super::live::{Live, name_of};
 use crate::decode::DecodeError;
+use crate::device::DeviceMemory;
 use crate::telemetry::{Metric, gauge, total};
 
 impl Live {
@@ -93,6 +94,11 @@ impl Live {
         total(Metric::DatabaseRecoveries, &[], database.recoveries);
         if let Some(bytes) = crate::device::resident_bytes() {
             gauge(Metric::ResidentMemory, &[], bytes as f64);
+        }
+        if let Some(memory) = crate::device::memory(&self.input.device) {
+            let DeviceMemory { free_bytes, total_bytes } = memory;
+            gauge(Metric::DeviceMemoryUsed, &[], total_bytes.saturating_sub(free_bytes) as f64);
+            gauge(Metric::DeviceMemoryTotal, &[], total_bytes as f64);
         }
     }
 }

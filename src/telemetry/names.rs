@@ -154,6 +154,8 @@ metrics! {
     DatabaseRecoveries "state_database_recoveries_total" Counter [] "Times that it was opened again and written to.";
 
     ResidentMemory "resident_memory_bytes" Gauge [] "Resident memory of the daemon.";
+    DeviceMemoryUsed "device_memory_used_bytes" Gauge [] "Memory of the GPU that is taken, by this and other programs; absent on a CPU.";
+    DeviceMemoryTotal "device_memory_bytes" Gauge [] "Memory of the GPU; absent on a CPU.";
 }
 
 #[cfg(test)]

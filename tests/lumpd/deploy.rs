@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use lumpd::telemetry::{Kind, Metric};
 
 fn deploy(path: &str) -> PathBuf {
@@ -40,6 +42,14 @@ fn every_query_names_a_metric_that_there_is() {
 }
 
 #[test]
+fn the_dashboard_shows_every_metric() {
+    let shown = metrics_in(&text("grafana/lumpd.json"));
+    let missing: Vec<&str> =
+        Metric::ALL.iter().map(|metric| metric.name()).filter(|name| !shown.contains(*name)).collect();
+    assert!(missing.is_empty(), "deploy/grafana/lumpd.json has no panel with {missing:?}");
+}
+
+#[test]
 fn every_alert_says_what_to_do() {
     let rules = text("prometheus/lumpd.rules.yml");
     let alerts = rules.matches("- alert:").count();
@@ -51,7 +61,7 @@ fn every_alert_says_what_to_do() {
 
 #[test]
 fn the_dashboards_panels_do_not_overlap() {
-    let board: serde_json::Value = serde_json::from_str(&text("grafana/lumpd.json")).unwrap();
+    let board: Value = serde_json::from_str(&text("grafana/lumpd.json")).unwrap();
     let mut taken = BTreeSet::new();
     for panel in board["panels"].as_array().unwrap() {
         let place = |key: &str| panel["gridPos"][key].as_u64().unwrap();
@@ -79,6 +89,21 @@ fn promtool_accepts_the_rules() {
     checked("promtool", &["check", "rules", deploy("prometheus/lumpd.rules.yml").to_str().unwrap()]);
 }
 
+/// Each query of the dashboard as a recording rule, which is what promtool reads.
+#[test]
+fn promtool_understands_the_queries_of_the_dashboard() {
+    let dashboard: Value = serde_json::from_str(&text("grafana/lumpd.json")).unwrap();
+    let targets = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+    let queries: Vec<String> = targets.map(|target| target["expr"].to_string()).collect();
+    assert!(queries.len() > 40, "{queries:?}");
+    let numbered = queries.iter().enumerate();
+    let rules: String =
+        numbered.map(|(number, query)| format!("      - record: query_{number}\n        expr: {query}\n")).collect();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), format!("groups:\n  - name: dashboard\n    rules:\n{rules}")).unwrap();
+    checked("promtool", &["check", "rules", file.path().to_str().unwrap()]);
+}
+
 #[test]
 fn the_unit_is_hardened_and_starts_what_there_is() {
     let unit = text("systemd/lumpd.service");
@@ -94,6 +119,10 @@ fn the_unit_is_hardened_and_starts_what_there_is() {
     ] {
         assert!(unit.lines().any(|found| found == line), "{line}");
     }
+    let folder = tempfile::tempdir().unwrap();
+    let here = unit.replace("/usr/bin/lumpd", env!("CARGO_BIN_EXE_lumpd"));
+    fs::write(folder.path().join("lumpd.service"), here).unwrap();
+    checked("systemd-analyze", &["verify", "--man=no", folder.path().join("lumpd.service").to_str().unwrap()]);
     assert!(
         unit.contains("WatchdogSec=") && text("systemd/lumpd.service.d/gpu.conf").contains("DeviceAllow=char-nvidia")
     );

@@ -20,7 +20,7 @@ function tile(name, value, unit, sub, alarm) {
 }
 
 function showStatus() {
-  const { stream, learn, buffer, segment, encoder, device } = status;
+  const { stream, learn, buffer, segment, encoder, device, device_memory: graphics } = status;
   const dropped = samples.length ? samples[samples.length - 1].dropped : 0;
   const current = tasks.filter((task) => task.current).map((task) => task.name).join(", ");
   at("tiles").replaceChildren(
@@ -31,7 +31,7 @@ function showStatus() {
     tile("Loss", number(learn.loss, 3), "", `${learn.objective}, ${learn.strategy}`),
     tile("Remembered", number(buffer.used), `of ${number(buffer.slots)}`, "images"),
     tile("Encoder", encoder ? "v" + encoder.version : "–", "", encoder ? `published ${duration((Date.now() - new Date(encoder.published_at)) / 1000)} ago` : "not published yet"),
-    tile("Memory", bytes(status.resident_bytes), "", "of this process"),
+    tile("Memory", bytes(status.resident_bytes), "", graphics ? `of this process; GPU ${bytes(graphics.total_bytes - graphics.free_bytes)} of ${bytes(graphics.total_bytes)}` : "of this process"),
   );
   say("about", `${device.taken} · preset ${status.preset} · up ${duration(status.uptime_seconds)}`);
   say("pause", learn.paused_since || learn.frozen ? "Resume" : "Pause");
@@ -57,6 +57,7 @@ function showNotices() {
     if (status.state === "draining") notice("warn", "Stopping: the last batch is finished and a checkpoint is written.");
     if (learn.frozen) notice("bad", `Training was given up: ${learn.frozen}. Frames are still taken in, segmented and remembered, and queries answered, with the last good encoder.`, resume("Try again from the last checkpoint"));
     else if (learn.paused_since) notice("warn", `Training rests since ${clock(learn.paused_since)}, as somebody asked. Frames are still remembered.`, resume("Resume"));
+    if (status.database.error) notice("bad", `The disk of the state folder takes no writes: ${status.database.error}. Queries and the memory go on; watched folders, labels and tasks wait. It goes on by itself once there is room.`);
     if (status.state === "running" && !status.stream.received && !status.buffer.used) {
       notice("", "Nothing has come in yet. Copy images into a watched folder, send some with `lumpd feed FOLDER`, or post one: curl --data-binary @image.jpg -H 'content-type: image/jpeg' " + location.origin + "/v1/images");
     }
@@ -117,7 +118,7 @@ function edit(task, name) {
 }
 
 function showEvents() {
-  const loud = (kind) => /frozen|failed|dropped|rolled-back/.test(kind);
+  const loud = (kind) => /frozen|failed|dropped|rolled-back|refused/.test(kind);
   at("events").replaceChildren(...events.slice(-60).reverse().map((event) =>
     element("li", { class: loud(event.kind) ? "loud" : /^task|drift/.test(event.kind) ? "task" : "" },
       element("time", { datetime: event.at }, clock(event.at)), element("span", { class: "kind" }, event.kind), element("span", {}, event.message))));
