@@ -1,4 +1,4 @@
-//! `lumpd checkpoint`: what the learner has written down, on the disk; works without a daemon.
+//! `lumpd checkpoint`: what the learner has written down, on the disk, which needs no daemon; and one more now, of a running one.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,13 +7,17 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::api::ApiArguments;
+use super::client::ask;
 use super::table::{Side, Table};
 use super::{ConfigurationArguments, Exit, json};
 use crate::daemon::StateDir;
+use crate::daemon::answers::CheckpointStatus;
 use crate::learn::checkpoint::{Generations, Verified};
 
 const EXAMPLES: &str = "\
 Examples:
+  lumpd checkpoint now                           of the running daemon, before a copy of its state folder
   lumpd checkpoint list --state-dir /var/lib/lumpd
   lumpd checkpoint verify --config lumpd.toml    fails if any is damaged
   lumpd checkpoint restore 1200                  the next start goes on from step 1200; stop the daemon first
@@ -30,6 +34,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Let the running daemon write one
+    #[command(after_help = EXAMPLES)]
+    Now(Now),
     /// List the checkpoints, oldest first
     #[command(after_help = EXAMPLES)]
     List(Look),
@@ -42,27 +49,34 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
-struct Look {
+struct Now {
     #[command(flatten)]
-    configuration: ConfigurationArguments,
+    api: ApiArguments,
+}
+
+#[derive(Debug, Args)]
+struct Look {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 #[derive(Debug, Args)]
 struct Restore {
     /// As `lumpd checkpoint list` shows it
     step: u64,
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
     /// One JSON object instead of a sentence
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     match &arguments.verb {
+        Verb::Now(now) => self::now(now, out),
         Verb::List(look) => list(look, out).map(|_| ()),
         Verb::Verify(look) => {
             let damaged = list(look, out)?;
@@ -73,6 +87,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         }
         Verb::Restore(restore) => self::restore(restore, out),
     }
+}
+
+fn now(now: &Now, out: &mut dyn Write) -> anyhow::Result<()> {
+    let written: CheckpointStatus = ask(now.api.client()?.post("/v1/checkpoints"))?;
+    now.api.print(&written, out, |written, out| writeln!(out, "checkpoint of step {} written", written.step))
 }
 
 fn state_dir(configuration: &ConfigurationArguments) -> anyhow::Result<std::path::PathBuf> {
@@ -93,7 +112,7 @@ fn list(look: &Look, out: &mut dyn Write) -> anyhow::Result<usize> {
         writeln!(out, "no checkpoints in {}", state_dir.display())?;
         return Ok(0);
     }
-    let mut table = Table::new(&[("step", Side::Right), ("MiB", Side::Right), ("state", Side::Left)]);
+    let mut table = Table::new(&[("STEP", Side::Right), ("MIB", Side::Right), ("STATE", Side::Left)]);
     for Verified { step, bytes, damage } in &found {
         let state = damage.as_ref().map_or("whole".to_owned(), |reason| format!("damaged: {reason}"));
         table.row([step.to_string(), format!("{:.1}", *bytes as f64 / f64::from(1 << 20)), state]);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -86,6 +86,11 @@ pub enum ClientError {
         "no daemon answers at {address} ({source}); is lumpd running? start it with `lumpd run`, or say where it is with --api"
     )]
     Unreachable { address: Address, source: io::Error },
+    #[error(
+        "{address} is not for this user ({source}); ask as the daemon's user or as one of its group: of the packaged service with \
+         `sudo adduser NAME lumpd` and a new login"
+    )]
+    Forbidden { address: Address, source: io::Error },
     #[error("the daemon at {address} did not answer in time; look at its log, or try again later")]
     TimedOut { address: Address },
     #[error("the connection to {address} broke off ({detail}); try again, and look at the daemon's log")]
@@ -101,7 +106,7 @@ impl ClientError {
     /// The error with the exit code it stands for.
     pub fn classed(self) -> anyhow::Error {
         let exit = match &self {
-            Self::Unreachable { .. } => Some(Exit::Unreachable),
+            Self::Unreachable { .. } | Self::Forbidden { .. } => Some(Exit::Unreachable),
             Self::TimedOut { .. } => Some(Exit::Temporary),
             Self::BrokenOff { .. } => Some(Exit::Io),
             Self::Problem(problem) => match problem.status {
@@ -237,7 +242,11 @@ impl Client {
 
     async fn connect<S>(&self, connection: impl Future<Output = io::Result<S>>) -> Result<S, ClientError> {
         let connected = timeout(CONNECT_TIME, connection).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
-        connected.map_err(|source| ClientError::Unreachable { address: self.address.clone(), source })
+        let address = || self.address.clone();
+        connected.map_err(|source| match source.kind() {
+            ErrorKind::PermissionDenied => ClientError::Forbidden { address: address(), source },
+            _ => ClientError::Unreachable { address: address(), source },
+        })
     }
 
     async fn exchange<S>(&self, stream: S, request: Request<Full<Bytes>>) -> Result<Bytes, ClientError>
@@ -269,7 +278,13 @@ impl Client {
         if kind != Some(PROBLEM_JSON.as_bytes()) {
             return Err(self.strange(format!("status {status} without a problem")));
         }
-        Err(ClientError::Problem(self.read(answer.body())?))
+        let problem: Problem = self.read(answer.body())?;
+        Err(ClientError::Problem(match status {
+            StatusCode::UNAUTHORIZED => {
+                problem.remedy("name its file with --token-file, or ask over the daemon's socket")
+            }
+            _ => problem,
+        }))
     }
 
     fn broken(&self, error: impl fmt::Display) -> ClientError {

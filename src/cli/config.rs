@@ -40,14 +40,14 @@ enum What {
 
 #[derive(Debug, Args)]
 struct Show {
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
     /// Tell of each where it was set
     #[arg(long)]
     origin: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {

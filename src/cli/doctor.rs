@@ -13,6 +13,7 @@ use super::table::duration;
 use crate::config::{Bytes, Plan, probe};
 use crate::daemon::answers::{Status, Timestamp};
 use crate::device;
+use crate::serve::Tokens;
 
 /// Open files beside one for each connection: database, buffers, sockets, folders that are watched.
 const OTHER_FILES: u64 = 64;
@@ -31,11 +32,11 @@ Examples:
   lumpd doctor --config /etc/lumpd/lumpd.toml
   lumpd doctor --json | jq '.[] | select(.level != \"good\")'")]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
     /// A JSON list of what was looked at
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -83,6 +84,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     }));
     findings.push(devices(&plan));
     findings.extend(machine(&plan, status.is_some()));
+    findings.extend(tokens(&plan, status.is_some()));
     findings.push(memory(&plan));
     findings.push(open_files(&plan, rustix::process::getrlimit(rustix::process::Resource::Nofile).current));
     findings.push(clock(Timestamp::now()));
@@ -130,11 +132,16 @@ fn devices(plan: &Plan) -> Finding {
     }
 }
 
-/// Folders, space and ports. A running daemon holds its ports itself.
+/// Folders, space and ports. A running daemon holds its ports itself, and its folders are for its own user.
 fn machine(plan: &Plan, running: bool) -> Vec<Finding> {
     let held = ["port-in-use", "socket-in-use"];
     let problems: Vec<_> =
         probe(plan).into_iter().filter(|problem| !(running && held.contains(&problem.code))).collect();
+    if running && problems.iter().any(|problem| problem.code == "state-dir-not-ours") {
+        let state = plan.config.daemon.state_dir.display();
+        let found = format!("{state} is another user's, as whom the daemon runs");
+        return vec![Finding::note("folders", found, "`lumpd doctor` as that user looks into it")];
+    }
     if problems.is_empty() {
         let state = plan.config.daemon.state_dir.display();
         let needed = Bytes(plan.budget.disk_bytes());
@@ -144,6 +151,18 @@ fn machine(plan: &Plan, running: bool) -> Vec<Finding> {
         .into_iter()
         .map(|problem| Finding::bad("folders", format!("{} = {}", problem.key, problem.value), problem.message))
         .collect()
+}
+
+/// Files that the daemon reads tokens from, where there are any. One that runs has read them, perhaps as another user.
+fn tokens(plan: &Plan, running: bool) -> Option<Finding> {
+    let serve = &plan.config.serve;
+    if running || !serve.has_token() {
+        return None;
+    }
+    Some(match Tokens::load(serve) {
+        Ok(_) => Finding::good("tokens", "every token file can be used"),
+        Err(error) => Finding::bad("tokens", error.to_string(), "the daemon does not start until it can be used"),
+    })
 }
 
 fn memory(plan: &Plan) -> Finding {
@@ -258,6 +277,35 @@ mod tests {
         assert_eq!(open_files(&plan, None).level, Level::Good);
         assert_eq!(clock(Timestamp::UNIX_EPOCH).level, Level::Bad);
         assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
+    }
+
+    #[test]
+    fn folders_of_the_daemon_that_runs_are_nothing_to_change_for_somebody_else() {
+        let mut plan = a_plan();
+        // Another's folder: of root, or for root one that is not.
+        let others = tempfile::tempdir().unwrap();
+        plan.config.daemon.state_dir = "/".into();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(others.path(), Some(1), None).unwrap();
+            plan.config.daemon.state_dir = others.path().into();
+        }
+        let levels = |running| machine(&plan, running).iter().map(|finding| finding.level).collect::<Vec<_>>();
+        assert_eq!(levels(true), [Level::Note]);
+        assert!(levels(false).contains(&Level::Bad));
+    }
+
+    #[test]
+    fn a_token_file_that_cannot_be_used_is_found_before_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = a_plan();
+        assert_eq!(tokens(&plan, false), None);
+        let path = folder.path().join("read.token");
+        plan.config.serve.read_token_file = Some(path.clone());
+        assert!(tokens(&plan, false).unwrap().level == Level::Bad && tokens(&plan, true).is_none());
+        std::fs::write(&path, "x".repeat(64)).unwrap();
+        let ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, ours).unwrap();
+        assert_eq!(tokens(&plan, false).unwrap().level, Level::Good);
     }
 
     #[test]

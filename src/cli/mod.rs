@@ -119,7 +119,7 @@ enum Verb {
     Resume(training::Arguments),
     /// Send images to a running daemon
     Feed(feed::Arguments),
-    /// List, verify or go back to what the learner has written down
+    /// Write, list, verify or go back to what the learner writes down
     Checkpoint(checkpoint::Arguments),
     /// Check a configuration, and show what it will cost
     Validate(validate::Arguments),

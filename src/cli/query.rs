@@ -12,12 +12,14 @@ use serde_json::json;
 use super::api::{ApiArguments, Subject, SubjectArguments, encoder_line, with_parameters};
 use super::client::{Client, ask};
 use super::table::{Side, Table, or_dash, time};
-use crate::daemon::answers::{Neighbour, Neighbours};
+use crate::daemon::answers::{Neighbour, Neighbours, Timestamp};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lumpd query image.jpg
   lumpd query --id 1234 -k 20 --task 3 --thumbnails neighbours/
+  lumpd query image.jpg --since 2026-01-31T12:00:00Z --until 2026-01-31T18:00:00+01:00
+  lumpd query image.jpg -k 100 --offset 100 --json
   ffmpeg -i rtsp://camera -frames:v 1 -f image2pipe -c:v mjpeg - | lumpd query -")]
 pub struct Arguments {
     #[command(flatten)]
@@ -39,6 +41,18 @@ pub struct Arguments {
     #[arg(long)]
     label: Option<String>,
 
+    /// Only neighbours captured then or later, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<Timestamp>,
+
+    /// Only neighbours captured before then
+    #[arg(long, value_name = "TIME")]
+    until: Option<Timestamp>,
+
+    /// How many nearer neighbours are left out: the next page
+    #[arg(long, value_name = "COUNT")]
+    offset: Option<usize>,
+
     /// Write the neighbours' pictures into this folder, each as RANK-ID.png
     #[arg(long, value_name = "DIR")]
     thumbnails: Option<PathBuf>,
@@ -52,8 +66,11 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
     let answer = match arguments.subject.read()? {
         Subject::Image(image) => ask(client.post_image(&with_parameters("/v1/query", &arguments.parameters()), image)),
         Subject::Stored(id) => {
-            let Arguments { k, task, source, label, .. } = arguments;
-            let question = json!({ "id": id, "k": k, "task": task, "source": source, "label": label });
+            let Arguments { k, task, source, label, since, until, offset, .. } = arguments;
+            let question = json!({
+                "id": id, "k": k, "task": task, "source": source, "label": label, "since": since, "until": until,
+                "offset": offset,
+            });
             ask(client.send_json(Method::POST, "/v1/query", &question))
         }
     }?;
@@ -70,6 +87,9 @@ impl Arguments {
             ("task", self.task.map(|task| task.to_string())),
             ("source", self.source.clone()),
             ("label", self.label.clone()),
+            ("since", self.since.map(|time| time.to_string())),
+            ("until", self.until.map(|time| time.to_string())),
+            ("offset", self.offset.map(|offset| offset.to_string())),
         ];
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
@@ -87,7 +107,8 @@ fn write_thumbnails(client: &Client, answer: &Neighbours, folder: &Path) -> anyh
 
 fn print(answer: &Neighbours, out: &mut dyn Write) -> io::Result<()> {
     print_neighbours(&answer.neighbours, out)?;
-    writeln!(out, "\n{}", encoder_line(answer.encoder_version, &answer.encoder))
+    let more = answer.next.map_or_else(String::new, |next| format!("; --offset {next} shows more"));
+    writeln!(out, "\n{}{more}", encoder_line(answer.encoder_version, &answer.encoder))
 }
 
 /// As a table, best first.

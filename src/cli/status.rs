@@ -50,7 +50,7 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         .as_ref()
         .map_or_else(|| "none yet".into(), |last| format!("{} ago, at step {}", duration(last.age_seconds), last.step));
     let mut pairs = vec![
-        ("device", format!("{} (asked for {}: {})", device.taken, device.asked, device.reason)),
+        ("device", format!("{} ({})", device.taken, device.reason)),
         ("encoder", encoder(&status.preset, status.encoder.as_ref())),
         ("stream", format!("{} accepted of {}, {rate:.1} a second", stream.accepted, count(stream.received, "frame"))),
         ("learning", learning(&status.learn)),

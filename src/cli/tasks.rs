@@ -118,7 +118,7 @@ fn print_list(list: &TaskList, out: &mut dyn Write) -> io::Result<()> {
             task.name.clone(),
             task.frames.to_string(),
             task.first_frame.to_string(),
-            task.last_frame.to_string(),
+            or_dash((task.frames > 0).then_some(task.last_frame)),
             task.spans.len().to_string(),
             task.probes.to_string(),
             or_dash(task.spans.first().and_then(|span| span.started_at).map(time)),
@@ -126,6 +126,14 @@ fn print_list(list: &TaskList, out: &mut dyn Write) -> io::Result<()> {
         ]);
     }
     table.print(out)
+}
+
+/// A task that was begun by hand has none before the next frame.
+fn frames(task: &TaskStatus) -> String {
+    match task.frames {
+        0 => format!("none yet, from {} on", task.first_frame),
+        frames => format!("{frames}, from {} to {}", task.first_frame, task.last_frame),
+    }
 }
 
 fn remark(task: &TaskStatus) -> String {
@@ -144,7 +152,7 @@ fn print_task(task: &TaskStatus, out: &mut dyn Write) -> io::Result<()> {
     };
     let pairs = [
         ("task", format!("{} {}", task.id, task.name)),
-        ("frames", format!("{}, from {} to {}", task.frames, task.first_frame, task.last_frame)),
+        ("frames", frames(task)),
         ("current", if task.current { "yes" } else { "no" }.into()),
         ("came back", format!("{} times", task.returns)),
         ("probes", task.probes.to_string()),

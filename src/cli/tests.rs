@@ -84,7 +84,7 @@ fn the_status_is_a_page_for_people_and_json_for_programs() {
         &running.says(&["status"]),
         &[
             "lumpd 0.1.0, running, up 1 min 1 s\n",
-            "device      cpu (2 threads) (asked for auto: no GPU)\n",
+            "device      cpu (2 threads) (no GPU)\n",
             "encoder     resnet18-w16, version 3 (0123abcd), step 120, published 1970-01-01 00:00:00Z\n",
             "learning    simclr with lump, 130 steps, loss 4.250, 12.5 images a second, stream idle\n",
             "task        2; stable, statistic 1.50 of -; about one false boundary in 50000 distinct frames\n",
@@ -115,7 +115,7 @@ fn a_query_prints_neighbours_and_writes_their_pictures() {
     let line = ["query", &image, "-k", "1", "--thumbnails", pictures.to_str().unwrap()];
     let expected = "SCORE  ID  TASK  LABEL  SOURCE  CAPTURED\n\
                     1.000   2     1  cat    even    1970-01-01 00:00:00Z\n\n\
-                    by version 3 of the encoder (0123abcd)\n";
+                    by version 3 of the encoder (0123abcd); --offset 1 shows more\n";
     assert_eq!(running.says(&line), expected);
     assert_eq!(std::fs::read(pictures.join("0001-2.png")).unwrap(), running.daemon.fake.thumbnail(2).unwrap());
     let filtered = running.json(&["query", "--id", "2", "-k", "9", "--task", "1", "--source", "odd", "--label", "cat"]);
@@ -125,6 +125,23 @@ fn a_query_prints_neighbours_and_writes_their_pictures() {
         2
     );
     assert_has(&running.says(&["query", &image, "--label", "no such"]), &["no stored image fits"]);
+    let ids = |line: &[&str]| {
+        let answer = running.json(&[&["query"], line].concat());
+        answer["neighbours"].as_array().unwrap().iter().map(|near| near["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    for subject in [&[image.as_str()][..], &["--id", "2"]] {
+        let all = ids(&[subject, &["-k", "9"]].concat());
+        assert_eq!(ids(&[subject, &["-k", "9", "--offset", "1"]].concat()), all[1..]);
+        let (past, to_come) = ("1970-01-01T00:00:00.000000002Z", "2100-01-01T00:00:00Z");
+        let (late, early) =
+            (ids(&[subject, &["--since", past]].concat()), ids(&[subject, &["--until", past]].concat()));
+        assert!(
+            !late.is_empty() && !early.is_empty() && late.iter().all(|id| !early.contains(id)),
+            "{late:?} {early:?}"
+        );
+        assert!(ids(&[subject, &["--since", to_come]].concat()).is_empty());
+    }
+    assert_has(&running.says(&["query", &image, "-k", "1", "--offset", "1"]), &["; --offset 2 shows more\n"]);
 }
 
 #[test]
@@ -141,6 +158,20 @@ fn tasks_are_listed_and_shown() {
     assert_eq!(running.json(&["tasks"])["tasks"][1]["id"], 2);
     let (code, message) = running.fails(&["tasks", "9"]);
     assert_eq!((code, message.as_str()), (1, "lumpd: there is no task 9; take an id from the list of tasks\n"));
+}
+
+#[test]
+fn a_task_without_frames_says_so() {
+    let running = Running::start();
+    let said = running.says(&["tasks", "--mark", "--name", "gears"]);
+    assert_has(&said, &["gears\n", "frames     none yet, from 7 on\n"]);
+}
+
+#[test]
+fn a_checkpoint_is_written_when_asked_for() {
+    let running = Running::start();
+    assert_has(&running.says(&["checkpoint", "now"]), &["checkpoint of step 130 written"]);
+    assert_eq!(running.json(&["checkpoint", "now"])["step"], 130);
 }
 
 #[test]
@@ -211,7 +242,7 @@ fn what_the_daemon_refuses_is_one_message_with_its_exit_code() {
     assert_eq!(code, 1);
     assert_has(
         &message,
-        &["lumpd: the bytes are no image of a known format", "send a JPEG, PNG, WebP, BMP or PNM file\n"],
+        &["lumpd: the bytes are no JPEG, PNG, WebP, BMP or PNM image; send a JPEG, PNG, WebP, BMP or PNM file\n"],
     );
     assert_eq!(running.fails(&["query", &image(folder.path(), "full:")]).0, 75);
     assert_eq!(running.fails(&["query", "--id", "1", "-k", "0"]).0, 2);
@@ -245,6 +276,7 @@ fn a_question_without_a_subject_or_with_two_is_wrong_usage() {
     for line in [
         &["lumpd", "query"][..],
         &["lumpd", "query", "a.jpg", "--id", "1"],
+        &["lumpd", "query", "--id", "1", "--since", "yesterday"],
         &["lumpd", "status", "--api", "example.org:1"],
     ] {
         assert_eq!(CommandLine::try_parse_from(line).unwrap_err().exit_code(), 2, "{line:?}");

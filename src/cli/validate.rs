@@ -10,6 +10,7 @@ use super::configuration::{ConfigurationArguments, SourceArguments, tell};
 use super::{Exit, configuration, json};
 use crate::config::{BudgetLine, Config, Loaded, Plan, Problem, probe};
 use crate::encoder::{GivenWeights, Preset};
+use crate::serve::Tokens;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,10 +21,6 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    configuration: ConfigurationArguments,
-    #[command(flatten)]
-    sources: SourceArguments,
     /// Look at the settings only, not at folders, free space and ports
     #[arg(long)]
     no_environment: bool,
@@ -33,6 +30,10 @@ pub(super) struct Arguments {
     /// The plan as one JSON object; what is wrong is told on standard error all the same
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    configuration: ConfigurationArguments,
+    #[command(flatten)]
+    sources: SourceArguments,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -62,6 +63,7 @@ pub(super) fn environment(plan: &Plan, loaded: &Loaded) -> anyhow::Result<()> {
     let problems = probe(plan);
     tell(&problems, loaded);
     weights(&plan.config)?;
+    Tokens::load(&plan.config.serve).context(Exit::Configuration)?;
     if problems.is_empty() {
         return Ok(());
     }

@@ -69,7 +69,8 @@ fn state_dir(plan: &Plan) -> Option<Problem> {
 
 fn not_ours(dir: &Path, owner: u32, us: u32) -> String {
     format!(
-        "this state folder belongs to {}, and lumpd runs as {}: run it as the owner, `chown -R {us} {}`, or set daemon.state_dir",
+        "this state folder belongs to {}, and lumpd runs as {}: run it as the owner (`sudo -u '#{owner}' lumpd ...`), set \
+         daemon.state_dir, or, to make it this user's, `chown -R {us} {}`",
         user(owner),
         user(us),
         dir.display(),

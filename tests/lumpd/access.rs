@@ -49,9 +49,11 @@ fn a_token_that_everybody_may_read_is_refused() {
     let folder = tempdir().unwrap();
     let setting = format!("serve.admin_token_file={:?}", token(folder.path(), 0o644).to_str().unwrap());
     let state = folder.path().join("state");
-    let output = run(&["run", "--state-dir", state.to_str().unwrap(), "--listen", "127.0.0.1:0", "--set", &setting]);
-    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
-    assert!(stderr(&output).contains("chmod o-rwx"), "{}", stderr(&output));
+    for verb in ["validate", "run"] {
+        let output = run(&[verb, "--state-dir", state.to_str().unwrap(), "--listen", "127.0.0.1:0", "--set", &setting]);
+        assert_eq!(output.status.code(), Some(78), "{verb}: {}", stderr(&output));
+        assert!(stderr(&output).contains("chmod o-rwx"), "{verb}: {}", stderr(&output));
+    }
 }
 
 #[test]

@@ -11,8 +11,15 @@ mod segment;
 mod speed;
 mod work;
 
+const EXAMPLES: &str = "\
+Examples:
+  lumpd bench train --augment                 gradient steps a second, as the daemon takes them
+  lumpd bench embed --preset resnet18-w16     images a second through the frozen encoder
+  lumpd bench segment --data images           boundaries found on streams of real images";
+
 /// Measure what this build reaches on this machine
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     benchmark: Benchmark,
