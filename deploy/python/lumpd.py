@@ -16,7 +16,7 @@ import http.client
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -103,6 +103,15 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+def _named(subject: bytes | int | Embedding) -> dict[str, Any]:
+    """An image as one of the fields of a JSON object."""
+    if isinstance(subject, bytes):
+        return {"image": base64.b64encode(subject).decode()}
+    if isinstance(subject, int):
+        return {"id": subject}
+    return {"vector": list(subject.vector), "encoder": subject.encoder}
+
+
 def _of(kind: type, fields: dict[str, Any]) -> Any:
     """Of a dataclass, without what a newer daemon says beyond it."""
     return kind(**{name: fields[name] for name in kind.__dataclass_fields__})
@@ -152,6 +161,16 @@ class Lumpd:
     def _get(self, path: str, **parameters: Any) -> Any:
         return json.loads(self.request("GET", path, **parameters)[0])
 
+    def _pages(self, path: str, what: str, **parameters: Any) -> Iterator[Any]:
+        """What all pages of a list have, one after the other."""
+        after = None
+        while True:
+            page = self._get(path, limit=1000, after=after, **parameters)
+            yield from page[what]
+            after = page["next"]
+            if after is None:
+                return
+
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         if body is None:
             return json.loads(self.request(method, path)[0])
@@ -166,10 +185,18 @@ class Lumpd:
     def sources(self) -> list[dict[str, Any]]:
         return self._get("/v1/sources")["sources"]
 
-    def forgetting(self) -> dict[str, Any]:
+    def history(self, since: str | None = None) -> list[dict[str, Any]]:
+        """The daemon's numbers over the last hour, oldest first."""
+        return self._get("/v1/history", since=since)["samples"]
+
+    def forgetting(self) -> dict[str, Any] | None:
+        """What each task has lost since it ended; None before the first measurement."""
         return self._get("/v1/forgetting")
 
-    def accuracy(self) -> dict[str, Any]:
+    def forgetting_history(self) -> list[dict[str, Any]] | None:
+        return self._get("/v1/forgetting/history")
+
+    def accuracy(self) -> dict[str, Any] | None:
         return self._get("/v1/accuracy")
 
     def events(self, after: int | None = None) -> Iterator[Event]:
@@ -198,18 +225,26 @@ class Lumpd:
         near = [_of(Neighbour, fields) for fields in answer["neighbours"]]
         return Neighbours(answer["encoder"], answer["encoder_version"], near, answer["next"])
 
-    def classify(self, subject: bytes | int | Embedding, k: int | None = None) -> dict[str, Any]:
-        return self._ask("/v1/classify", subject, {"k": k})
+    def query_batch(self, subjects: Iterable[bytes | int | Embedding], k: int | None = None, task: int | None = None,
+                    source: str | None = None, label: str | None = None, since: str | None = None,
+                    until: str | None = None) -> list[Neighbours]:
+        """The neighbours of up to 64 images, all by one version of the encoder."""
+        which = {"k": k, "task": task, "source": source, "label": label, "since": since, "until": until}
+        answer = self._send("POST", "/v1/query/batch", {"subjects": [_named(one) for one in subjects], **which})
+        encoder, version = answer["encoder"], answer["encoder_version"]
+        return [Neighbours(encoder, version, [_of(Neighbour, fields) for fields in near], None) for near in answer["results"]]
+
+    def classify(self, subject: bytes | int | Embedding, k: int | None = None, temperature: float | None = None) -> dict[str, Any]:
+        return self._ask("/v1/classify", subject, {"k": k, "temperature": temperature})
 
     def _ask(self, path: str, subject: bytes | int | Embedding, fields: dict[str, Any]) -> Any:
         if isinstance(subject, bytes):
             return json.loads(self.request("POST", path, subject, "application/octet-stream", **fields)[0])
-        named = {"id": subject} if isinstance(subject, int) else {"vector": list(subject.vector), "encoder": subject.encoder}
-        return self._send("POST", path, {**named, **fields})
+        return self._send("POST", path, {**_named(subject), **fields})
 
     def embed(self, *subjects: bytes | int) -> list[Embedding]:
         """The embeddings of up to 64 images, all by one version of the encoder."""
-        named = [{"image": base64.b64encode(one).decode()} if isinstance(one, bytes) else {"id": one} for one in subjects]
+        named = [_named(one) for one in subjects]
         content, headers = self.request("POST", "/v1/embed/batch", json.dumps({"subjects": named}).encode(),
                                         "application/json", accept="application/octet-stream")
         numbers = array.array("f", content)
@@ -219,7 +254,26 @@ class Lumpd:
         version = int(headers["lumpd-encoder-version"])
         return [Embedding(headers["lumpd-encoder"], version, numbers[at * width:(at + 1) * width]) for at in range(len(subjects))]
 
+    def embeddings(self, **filter: Any) -> Iterator[tuple[int, Embedding]]:
+        """Every stored image's id and embedding, page by page: `task`, `source`, `label`, `since`, `until`. Where another version
+        of the encoder is published meanwhile, the later ones are its: each says which."""
+        after = None
+        while True:
+            page = self._get("/v1/embeddings", limit=1000, after=after, **filter)
+            for row in page["rows"]:
+                yield row["id"], Embedding(page["encoder"], page["encoder_version"], array.array("f", row["vector"]))
+            after = page["next"]
+            if after is None:
+                return
+
+    def map(self, limit: int | None = None) -> dict[str, Any]:
+        """The embedding in two dimensions: its first two principal components."""
+        return self._get("/v1/map", limit=limit)
+
     # The memory
+
+    def buffer(self) -> dict[str, Any]:
+        return self._get("/v1/buffer")
 
     def send(self, image: bytes, source: str | None = None, label: str | None = None) -> int | None:
         """One more frame for the stream; its id once it is as durable as the configuration promises."""
@@ -235,13 +289,7 @@ class Lumpd:
 
     def images(self, **filter: Any) -> Iterator[Image]:
         """The stored images, page by page: `task`, `source`, `label`, `since`, `until`, `order="newest"`."""
-        after = None
-        while True:
-            page = self._get("/v1/images", limit=1000, after=after, **filter)
-            yield from (_of(Image, fields) for fields in page["images"])
-            after = page["next"]
-            if after is None:
-                return
+        return (_of(Image, fields) for fields in self._pages("/v1/images", "images", **filter))
 
     def forget(self, *ids: int) -> int:
         """Removes images for good, up to 100 at once; how many were stored."""
@@ -253,13 +301,17 @@ class Lumpd:
     def unlabel(self, *ids: int) -> int:
         return json.loads(self.request("DELETE", "/v1/labels", ids=",".join(map(str, ids)))[0])["changed"]
 
+    def labels(self) -> dict[str, int]:
+        """The labels in use, and how many images carry each."""
+        return {one["label"]: one["images"] for one in self._pages("/v1/labels", "labels")}
+
     def labelled(self, label: str) -> list[int]:
-        return self._get(f"/v1/labels/{quote(label, safe='')}", limit=1000)["ids"]
+        return list(self._pages(f"/v1/labels/{quote(label, safe='')}", "ids"))
 
     # Tasks and training
 
     def tasks(self) -> list[Task]:
-        return [_of(Task, fields) for fields in self._get("/v1/tasks", limit=1000)["tasks"]]
+        return [_of(Task, fields) for fields in self._pages("/v1/tasks", "tasks")]
 
     def begin_task(self, name: str | None = None, source: str | None = None) -> Task:
         """Ends the open task by hand: the next frame is the first of a new one."""
