@@ -5,9 +5,7 @@ use std::collections::VecDeque;
 use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::correlation::variance_ratio;
-use super::place::{
-    Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt, variance_ratio_beside_a_step, without_step,
-};
+use super::place::{Place, SHORTEST_SIDE, Seen, Sums, add, change_within, is_abrupt, variance_ratio_beside_a_step};
 use super::whitening::{COMPONENTS, Coordinates, Whitening};
 
 /// Frames of the windows.
@@ -19,7 +17,7 @@ const INDEPENDENT_IN_WINDOW: f64 = 4.0;
 /// The reference must, too: fewer do not tell how much a coordinate varies.
 const INDEPENDENT_IN_REFERENCE: f64 = 32.0;
 /// Fewest frames that tell how correlated they are.
-const FRAMES_FOR_CORRELATION: usize = 16;
+const FRAMES_FOR_CORRELATION: usize = 12;
 /// Frames between two looks at how correlated the stream is.
 const RECALIBRATED_EVERY: u64 = 256;
 /// The variance ratio stays as it is until it is so many times as large or as small.
@@ -30,6 +28,9 @@ const INDEPENDENT_FOR_LIGHT: f64 = 128.0;
 /// What runs once there is a reference.
 pub(super) struct Comparison {
     whitening: Whitening,
+    /// As the stream has been.
+    settled_ratio: f64,
+    /// What counts for the newest frame: no less.
     variance_ratio: f64,
     /// Frames that the coordinates were fitted to.
     fitted: u64,
@@ -48,6 +49,7 @@ impl Comparison {
         let (whitening, variance_ratio) = Whitening::fit(reference, dimensions);
         let mut comparison = Self {
             whitening,
+            settled_ratio: variance_ratio,
             variance_ratio,
             fitted: (reference.len() / dimensions) as u64,
             history: VecDeque::with_capacity(HISTORY),
@@ -68,6 +70,7 @@ impl Comparison {
     }
 
     pub fn push(&mut self, features: &[f32]) {
+        self.variance_ratio = self.settled_ratio;
         let coordinates = self.whitening.apply(features);
         if self.history.len() == HISTORY {
             self.history.pop_front();
@@ -91,19 +94,18 @@ impl Comparison {
     fn recalibrate(&mut self) {
         let settled = &self.history.make_contiguous()[..HISTORY / 2];
         let now = variance_ratio_beside_a_step(settled);
-        if !(1.0 / WORTH_A_CHANGE..WORTH_A_CHANGE).contains(&(now / self.variance_ratio)) {
-            self.variance_ratio = now;
+        if !(1.0 / WORTH_A_CHANGE..WORTH_A_CHANGE).contains(&(now / self.settled_ratio)) {
+            (self.settled_ratio, self.variance_ratio) = (now, now);
         }
     }
 
-    /// What passes for a change may be frames that have become more correlated: takes the variance ratio of the frames since
-    /// where the change would be, if it is larger. Where these are few, some of before are taken with them, each side less its mean:
-    /// the step would pass for correlation.
+    /// What passes for a change may be frames that have become more correlated: until the next frame, takes the variance ratio of
+    /// the frames since where the change would be, if it is larger. Where these are few, some of before are among them, and the
+    /// step passes for correlation: such a change must be a large one, or wait for more frames.
     pub fn allow_for_correlation(&mut self) {
-        let since = self.locate().samples_back;
+        let since = self.locate().samples_back.max(FRAMES_FOR_CORRELATION);
         let frames = self.history.make_contiguous();
-        let newest = &frames[frames.len().saturating_sub(since.max(FRAMES_FOR_CORRELATION))..];
-        let now = variance_ratio(&without_step(newest, since.min(newest.len())));
+        let now = variance_ratio(&frames[frames.len().saturating_sub(since)..]);
         if now > WORTH_A_CHANGE * self.variance_ratio {
             self.variance_ratio = now;
         }
@@ -156,6 +158,7 @@ impl Comparison {
 
     pub fn write(&self, writer: &mut Writer) {
         self.whitening.write(writer);
+        writer.f64(self.settled_ratio);
         writer.f64(self.variance_ratio);
         writer.u64(self.fitted);
         writer.u64(self.seen);
@@ -167,17 +170,24 @@ impl Comparison {
 
     pub fn read(reader: &mut Reader<'_>) -> Result<Self, SegmentError> {
         let whitening = Whitening::read(reader)?;
-        let (variance_ratio, fitted, seen) = (reader.f64()?, reader.u64()?, reader.u64()?);
+        let (settled_ratio, variance_ratio) = (reader.f64()?, reader.f64()?);
+        let (fitted, seen) = (reader.u64()?, reader.u64()?);
         let total = expect_length(reader.f64s()?, COMPONENTS)?;
         let windows = expect_length(reader.f64s()?, COMPONENTS * WINDOWS.len())?;
         let flat = reader.f32s()?;
         let (history, rest) = flat.as_chunks::<COMPONENTS>();
         let kept = seen.min(HISTORY as u64) as usize;
-        if seen < fitted || history.len() != kept || !rest.is_empty() || variance_ratio.is_nan() {
+        if seen < fitted
+            || history.len() != kept
+            || !rest.is_empty()
+            || settled_ratio.is_nan()
+            || variance_ratio.is_nan()
+        {
             return Err(SegmentError::State("its history does not fit"));
         }
         Ok(Self {
             whitening,
+            settled_ratio,
             variance_ratio,
             fitted,
             history: history.iter().copied().collect(),

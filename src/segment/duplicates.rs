@@ -136,7 +136,7 @@ fn usual_distance(sample: &[Vec<f32>]) -> f32 {
 }
 
 /// Eight running sums, so that the additions do not wait for one another.
-fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; 8];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     for (a, b) in a.iter().zip(b) {

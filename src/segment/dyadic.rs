@@ -9,10 +9,10 @@
 //! 512 frames on the coordinates are fitted anew, and twice as many. A window must hold nothing of the reference that the
 //! coordinates were fitted to, so the fit before goes on with the windows for which there is not yet room after a new one.
 //!
-//! Frames that become more correlated look like a change. Before an alarm the variance ratio is therefore taken from the window's
-//! own frames, where it is larger, and now and then from those that have settled, so that it follows the stream.
+//! Frames that become more correlated look like a change. For an alarm the variance ratio is therefore taken from the frames
+//! since the change, where it is larger, and now and then from those that have settled, so that it follows the stream.
 //!
-//! Beside it runs a test that needs few frames and sees brightness only ([`super::light`]).
+//! Beside it runs a test that needs few scenes and sees brightness only ([`super::light`]).
 //!
 //! After an alarm the reference is collected anew. Two things may happen meanwhile. The same, gradual, change goes on: a
 //! second alarm whose change lies within that new reference, and is a slope rather than a step, is no new boundary. Or
@@ -26,6 +26,7 @@ use super::detector::{Change, Detector, Phase, Verdict};
 use super::features::FeatureMap;
 use super::light::LightWatch;
 use super::place::Place;
+use super::scenes::Scenes;
 use super::thresholds;
 use crate::config::DetectorKind;
 
@@ -43,6 +44,7 @@ const STILL_CHANGING: u64 = 320;
 /// The default detector.
 pub struct DyadicT2 {
     thresholds: Thresholds,
+    scenes: Scenes,
     light: LightWatch,
     /// Features of the reference while it is collected, frame by frame.
     collected: Vec<f32>,
@@ -90,6 +92,7 @@ impl DyadicT2 {
     fn with(thresholds: Thresholds) -> Self {
         Self {
             thresholds,
+            scenes: Scenes::default(),
             light: LightWatch::default(),
             collected: Vec::new(),
             frames_collected: 0,
@@ -148,7 +151,8 @@ impl DyadicT2 {
     /// Takes the brightness of the next distinct frame.
     fn watch_light(&mut self, features: &[f32]) -> Verdict {
         let Some(brightness) = FeatureMap::brightness(features) else { return Verdict::Stable };
-        self.light.push(brightness);
+        let begins = self.scenes.begins(features);
+        self.light.push(brightness, begins);
         let deviate = self.light_deviate();
         if deviate > Some(self.thresholds.light_drift) {
             Verdict::Drift
@@ -286,6 +290,7 @@ impl Detector for DyadicT2 {
             writer.u64(u64::from(comparison.is_some()));
             comparison.iter().for_each(|comparison| comparison.write(&mut writer));
         }
+        self.scenes.write(&mut writer);
         self.light.write(&mut writer);
         writer.finish()
     }
@@ -312,11 +317,11 @@ impl Detector for DyadicT2 {
         if frames_collected >= STAGES[0] as u64 && newest.is_none() {
             return Err(SegmentError::State("its reference is not fitted"));
         }
-        let light = LightWatch::read(&mut reader)?;
+        let (scenes, light) = (Scenes::read(&mut reader)?, LightWatch::read(&mut reader)?);
         reader.end()?;
         (self.since_alarm, self.collected) = (since_alarm, collected);
         (self.comparison, self.fading) = (newest, fading);
-        self.light = light;
+        (self.scenes, self.light) = (scenes, light);
         self.frames_collected = frames_collected as usize;
         Ok(())
     }

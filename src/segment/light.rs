@@ -2,17 +2,18 @@
 //!
 //! A video has few independent frames: its neighbours show the same scene. Thirty of them cannot tell the covariance of
 //! hundreds of features, but they tell one number whose usual spread is known beforehand. The number is the logarithm of
-//! brightness; its spread within a task is shrunk towards that of photographs, and towards that of the tasks before.
+//! brightness, its mean over a scene ([`super::scenes`]): a long scene says no more than a short one. Its spread within a task is
+//! shrunk towards that of photographs, and towards that of the tasks before.
 //!
-//! Of the newest W frames (4 to 64) against the n before them, which are all since the last boundary, and for the shorter windows also
+//! Of the newest W scenes (3 to 64) against the n before them, which are all since the last boundary, and for the shorter windows also
 //! the 48 right before (a change that went unnoticed blurs what lies further back): t2 = W n / (W + n) d^2 / (r v), with d
-//! the difference of the means, v the variance within both, and r the variance ratio of correlated frames, 1 + 2 sum_L
-//! rho_L over the lags up to the first whose correlation is within noise; few frames do not tell it, so that what it was before the
+//! the difference of the means, v the variance within both, and r the variance ratio of correlated scenes, 1 + 2 sum_L
+//! rho_L over the lags up to the first whose correlation is within noise; few scenes do not tell it, so that what it was before the
 //! last boundary counts as well. It has about (W + n - 2) / r and the prior's
-//! degrees of freedom, and is turned into a normal deviate (Wallace, Ann. Math. Stat. 30, 1959). Smaller changes than 0.48
-//! natural units (a factor of 1.62) are left to the test of all features.
+//! degrees of freedom, and is turned into a normal deviate (Wallace, Ann. Math. Stat. 30, 1959). Smaller changes than 0.5
+//! natural units (a factor of 1.65) are left to the test of all features.
 //!
-//! The constants were chosen on GTSRB's tracks, mostly in other shufflings than the benchmark's.
+//! The constants were chosen on GTSRB's tracks, in other shufflings than the benchmark's.
 
 use std::collections::VecDeque;
 
@@ -20,40 +21,45 @@ use super::SegmentError;
 use super::bytes::{Reader, Writer, expect_length};
 use super::place::Place;
 
-const WINDOWS: [usize; 5] = [4, 8, 16, 32, 64];
+/// Scenes of the windows, and the fewest frames of one: photographs are a scene each.
+const WINDOWS: [usize; 6] = [3, 4, 8, 16, 32, 64];
+const FEWEST_FRAMES: f64 = 6.0;
+/// Scenes kept one by one.
 const LONGEST: usize = 128;
-/// Frames right before a window that it is compared with, the fewest, and the longest such window.
+/// Scenes right before a window that it is compared with, the fewest, and the longest such window.
 const NEAR: usize = 48;
 const FEWEST_NEAR: usize = 12;
 const LONGEST_NEAR: usize = 32;
 /// There must have been more than this many for a change among them to have gone unnoticed.
 const UNNOTICED: f64 = 64.0;
-/// Fewest frames before the window.
+/// Fewest scenes before the window.
 const BEFORE: f64 = 6.0;
 /// Lags that correlation is looked for at.
 const LAGS: usize = 8;
 /// Natural units of brightness: less is no change of light.
-const SMALLEST_CHANGE: f64 = 0.48;
-/// Usual variance of a task's brightness, and how many frames' worth it is trusted.
-const PRIOR_VARIANCE: f64 = 0.2 * 0.2;
-const PRIOR_FRAMES: f64 = 15.0;
+const SMALLEST_CHANGE: f64 = 0.5;
+/// Usual variance of a task's brightness, and how many scenes' worth it is trusted.
+const PRIOR_VARIANCE: f64 = 0.05;
+const PRIOR_SCENES: f64 = 20.0;
 /// The same for tasks before this one, at most.
-const EARLIER_FRAMES: f64 = 80.0;
-/// Frames' worth that the variance ratio of the tasks before is trusted, and frames of a task for it to count in full.
-const EARLIER_RATIO_FRAMES: f64 = 10.0;
-const FRAMES_FOR_RATIO: f64 = 40.0;
-/// The variance ratio that a stream begins with: that of scenes of three frames.
-const FIRST_RATIO: f64 = 3.0;
-/// A frame counts in a window as at most so many standard deviations from the frames before it.
-const CLIP: f64 = 2.5;
-/// Frames remembered in full weight; beyond twice as many the older ones count half.
+const EARLIER_SCENES: f64 = 40.0;
+/// Scenes' worth that the variance ratio of the tasks before is trusted, and scenes of a task for it to count in full.
+const EARLIER_RATIO_SCENES: f64 = 24.0;
+const SCENES_FOR_RATIO: f64 = 40.0;
+/// The variance ratio that a stream begins with: it is not yet known how far its scenes resemble one another.
+const FIRST_RATIO: f64 = 4.0;
+/// A scene counts in a window as at most so many standard deviations from the scenes before it.
+const CLIP: f64 = 4.0;
+/// Scenes remembered in full weight; beyond twice as many the older ones count half.
 const MEMORY: f64 = 1024.0;
 
-/// What is kept of one frame.
+/// What is kept of one scene.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Frame {
+struct Scene {
+    /// The mean over its frames.
     brightness: f64,
-    /// The variance ratio when it was the newest.
+    frames: f64,
+    /// The variance ratio when it began.
     ratio: f64,
 }
 
@@ -91,12 +97,12 @@ impl Sums {
 pub(super) struct LightWatch {
     /// The brightness that sums are taken from, so that they do not cancel.
     origin: Option<f64>,
-    /// Frames older than those of `recent`.
+    /// Scenes older than those of `recent`.
     settled: Sums,
-    /// The newest frames, oldest first.
-    recent: VecDeque<Frame>,
+    /// The newest scenes, oldest first; the last one goes on.
+    recent: VecDeque<Scene>,
     correlation: Correlation,
-    /// Scatter and frames' worth of the tasks before.
+    /// Scatter and scenes' worth of the tasks before.
     earlier: (f64, f64),
     /// Variance ratio of the tasks before, and how far it counts (0 to 1).
     earlier_ratio: (f64, f64),
@@ -118,20 +124,33 @@ impl Default for LightWatch {
 }
 
 impl LightWatch {
-    /// Takes the next distinct frame's brightness.
-    pub fn push(&mut self, brightness: f64) {
+    /// Takes the next distinct frame's brightness; whether a scene begins with it.
+    pub fn push(&mut self, brightness: f64, begins: bool) {
         let x = brightness - *self.origin.get_or_insert(brightness);
-        self.correlation.push(x);
-        self.recent.push_back(Frame { brightness: x, ratio: self.ratio() });
+        match self.recent.back_mut().filter(|_| !begins) {
+            Some(scene) => {
+                scene.frames += 1.0;
+                scene.brightness += (x - scene.brightness) / scene.frames;
+            }
+            None => self.begin(x, 1.0),
+        }
+        self.deviate = self.test();
+    }
+
+    /// The scene before is finished.
+    fn begin(&mut self, brightness: f64, frames: f64) {
+        if let Some(finished) = self.recent.back() {
+            self.correlation.push(finished.brightness);
+        }
+        self.recent.push_back(Scene { brightness, frames, ratio: self.ratio() });
         if self.recent.len() > LONGEST
-            && let Some(frame) = self.recent.pop_front()
+            && let Some(scene) = self.recent.pop_front()
         {
-            self.settled.add(frame.brightness);
+            self.settled.add(scene.brightness);
         }
         if self.settled.count >= 2.0 * MEMORY {
             self.settled.halve();
         }
-        self.deviate = self.test();
     }
 
     /// The normal deviate of the most telling window; none where no window shows a change worth the name.
@@ -139,26 +158,26 @@ impl LightWatch {
         self.deviate
     }
 
-    /// The variance ratio of the newest frames.
+    /// The variance ratio of the newest scenes.
     pub fn variance_ratio(&self) -> Option<f64> {
-        self.recent.back().map(|frame| frame.ratio)
+        self.recent.back().map(|scene| scene.ratio)
     }
 
     /// The variance ratio by now, with what it was before.
     fn ratio(&self) -> f64 {
         let (earlier, counts) = self.earlier_ratio;
-        let (frames, before) = (self.correlation.sums.count, EARLIER_RATIO_FRAMES * counts);
-        (frames * self.correlation.ratio() + before * earlier) / (frames + before)
+        let (scenes, before) = (self.correlation.sums.count, EARLIER_RATIO_SCENES * counts);
+        (scenes * self.correlation.ratio() + before * earlier) / (scenes + before)
     }
 
     fn test(&self) -> Option<f64> {
         let mut before = self.settled;
         let mut all = self.settled;
-        self.recent.iter().for_each(|frame| all.add(frame.brightness));
+        self.recent.iter().for_each(|scene| all.add(scene.brightness));
         let (mut taken, mut best) = (0, None);
         for window in WINDOWS.into_iter().rev() {
             let Some(start) = self.recent.len().checked_sub(window) else { continue };
-            self.recent.range(taken..start).for_each(|frame| before.add(frame.brightness));
+            self.recent.range(taken..start).for_each(|scene| before.add(scene.brightness));
             taken = start;
             if before.count >= BEFORE {
                 best = [best, self.compare(&before, &all, start)].into_iter().flatten().reduce(f64::max);
@@ -170,30 +189,30 @@ impl LightWatch {
         best
     }
 
-    /// The deviate of the frames from `start` on against those right before.
+    /// The deviate of the scenes from `start` on against those right before.
     fn compare_near(&self, start: usize) -> Option<f64> {
         let (mut near, mut both) = (Sums::default(), Sums::default());
         let from = start.saturating_sub(NEAR);
-        self.recent.range(from..start).for_each(|frame| near.add(frame.brightness));
-        self.recent.range(from..).for_each(|frame| both.add(frame.brightness));
+        self.recent.range(from..start).for_each(|scene| near.add(scene.brightness));
+        self.recent.range(from..).for_each(|scene| both.add(scene.brightness));
         self.compare(&near, &both, start)
     }
 
-    /// The deviate of the frames from `start` on against those before.
+    /// The deviate of the scenes from `start` on against those before.
     fn compare(&self, before: &Sums, all: &Sums, start: usize) -> Option<f64> {
         let window = (self.recent.len() - start) as f64;
         let newest = start.checked_sub(1).and_then(|at| self.recent.get(at));
-        let ratio = newest.map_or_else(|| self.ratio(), |frame| frame.ratio);
-        if window < ratio || before.count < ratio {
+        let ratio = newest.map_or_else(|| self.ratio(), |scene| scene.ratio);
+        if window < ratio || before.count < ratio || self.frames(window as usize) < FEWEST_FRAMES {
             return None;
         }
         let difference = (all.sum - before.sum) / window - before.mean();
         let share = before.count * window / all.count;
         let within = (all.scatter() - difference * difference * share).max(0.0);
-        let freedom = PRIOR_FRAMES + self.earlier.1 + (all.count - 2.0) / ratio;
-        let variance = (PRIOR_FRAMES * PRIOR_VARIANCE + self.earlier.0 + within / ratio) / freedom;
+        let freedom = PRIOR_SCENES + self.earlier.1 + (all.count - 2.0) / ratio;
+        let variance = (PRIOR_SCENES * PRIOR_VARIANCE + self.earlier.0 + within / ratio) / freedom;
         let limit = CLIP * variance.sqrt();
-        let clipped = |frame: &Frame| (frame.brightness - before.mean()).clamp(-limit, limit);
+        let clipped = |scene: &Scene| (scene.brightness - before.mean()).clamp(-limit, limit);
         let difference = self.recent.range(start..).map(clipped).sum::<f64>() / window;
         if difference.abs() < SMALLEST_CHANGE {
             return None;
@@ -202,15 +221,21 @@ impl LightWatch {
         Some((freedom * (1.0 + t2 / freedom).ln()).sqrt() * (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0))
     }
 
-    /// The split of the newest frames that separates best, and how sure that is: as in [`super::place`], in one dimension.
+    /// Frames of the newest `scenes`.
+    fn frames(&self, scenes: usize) -> f64 {
+        self.recent.iter().rev().take(scenes).map(|scene| scene.frames).sum()
+    }
+
+    /// The split of the newest scenes that separates best, and how sure that is: as in [`super::place`], in one dimension. The
+    /// place is in frames.
     pub fn locate(&self) -> Place {
         let mut all = self.settled;
-        self.recent.iter().for_each(|frame| all.add(frame.brightness));
+        self.recent.iter().for_each(|scene| all.add(scene.brightness));
         let mut inside = Sums::default();
         let longest = self.recent.len().min((all.count as usize).saturating_sub(2));
         let mut curve = vec![f64::NEG_INFINITY; longest + 1];
-        for (back, frame) in (1..=longest).zip(self.recent.iter().rev()) {
-            inside.add(frame.brightness);
+        for (back, scene) in (1..=longest).zip(self.recent.iter().rev()) {
+            inside.add(scene.brightness);
             let (n, rest) = (inside.count, all.count - inside.count);
             let difference = inside.mean() - (all.sum - inside.sum) / rest;
             curve[back] = difference * difference * n * rest / all.count;
@@ -218,29 +243,33 @@ impl LightWatch {
         let best = Place::of(&curve, 1.0).samples_back;
         let within = (all.scatter() - curve.get(best).copied().unwrap_or(0.0)).max(0.0) / (all.count - 2.0).max(1.0);
         let before = self.recent.len().checked_sub(best + 1).and_then(|at| self.recent.get(at));
-        Place::of(&curve, before.map_or(1.0, |frame| frame.ratio) * within.max(1e-12))
+        let place = Place::of(&curve, before.map_or(1.0, |scene| scene.ratio) * within.max(1e-12));
+        let (back, sure) = (self.frames(place.samples_back), self.frames(place.samples_back + place.uncertainty));
+        Place { samples_back: back as usize, uncertainty: (sure - back) as usize, ..place }
     }
 
-    /// Begins anew with the newest `samples_back` frames; what came before tells how much brightness varies within a task.
+    /// Begins anew with the scenes of the newest `samples_back` frames; what came before tells how much brightness varies within a task.
     pub fn restart(&mut self, samples_back: usize) {
-        let kept = self.recent.split_off(self.recent.len().saturating_sub(samples_back));
+        let since = (1..=self.recent.len()).take_while(|&scenes| self.frames(scenes) <= samples_back as f64).count();
+        let kept = self.recent.split_off(self.recent.len() - since);
         let mut before = self.settled;
-        self.recent.iter().for_each(|frame| before.add(frame.brightness));
+        self.recent.iter().for_each(|scene| before.add(scene.brightness));
         self.earlier_ratio = self.ratio_before();
-        let trust = (before.count / 3.0).min(EARLIER_FRAMES / 2.0);
+        let trust = (before.count / 2.0).min(EARLIER_SCENES / 2.0);
         if before.count >= BEFORE {
             let scatter = 0.5 * self.earlier.0 + trust * before.scatter() / before.count;
             self.earlier = (scatter, 0.5 * self.earlier.1 + trust);
         }
-        let origin = self.origin.unwrap_or(0.0);
-        *self = Self { earlier: self.earlier, earlier_ratio: self.earlier_ratio, ..Self::default() };
-        kept.iter().for_each(|frame| self.push(frame.brightness + origin));
+        let origin = self.origin.filter(|_| !kept.is_empty());
+        *self = Self { origin, earlier: self.earlier, earlier_ratio: self.earlier_ratio, ..Self::default() };
+        kept.iter().for_each(|scene| self.begin(scene.brightness, scene.frames));
+        self.deviate = self.test();
     }
 
     /// The variance ratio that the next task begins with: half of what counted for this one, and this one's own.
     fn ratio_before(&self) -> (f64, f64) {
         let Some(newest) = self.recent.back() else { return self.earlier_ratio };
-        let own = ((self.settled.count + self.recent.len() as f64) / FRAMES_FOR_RATIO).min(1.0);
+        let own = ((self.settled.count + self.recent.len() as f64) / SCENES_FOR_RATIO).min(1.0);
         let half = 0.5 * self.earlier_ratio.1;
         ((own * newest.ratio + half * self.earlier_ratio.0) / (own + half), (own + half).min(1.0))
     }
@@ -251,7 +280,8 @@ impl LightWatch {
         let ((scatter, frames), (ratio, counts)) = (self.earlier, self.earlier_ratio);
         let Sums { count, sum, squares } = self.settled;
         writer.f64s(&[count, sum, squares, scatter, frames, ratio, counts]);
-        let recent: Vec<f64> = self.recent.iter().flat_map(|frame| [frame.brightness, frame.ratio]).collect();
+        let recent: Vec<f64> =
+            self.recent.iter().flat_map(|scene| [scene.brightness, scene.frames, scene.ratio]).collect();
         writer.f64s(&recent);
         self.correlation.write(writer);
     }
@@ -260,7 +290,7 @@ impl LightWatch {
         let (origin, deviate) = (reader.optional()?, reader.optional()?);
         let sums = expect_length(reader.f64s()?, 7)?;
         let recent = reader.f64s()?;
-        if recent.len() > 2 * LONGEST || !recent.len().is_multiple_of(2) {
+        if recent.len() > 3 * LONGEST || !recent.len().is_multiple_of(3) {
             return Err(SegmentError::State("its brightness does not fit"));
         }
         Ok(Self {
@@ -269,7 +299,12 @@ impl LightWatch {
             settled: Sums { count: sums[0], sum: sums[1], squares: sums[2] },
             earlier: (sums[3], sums[4]),
             earlier_ratio: (sums[5], sums[6]),
-            recent: recent.as_chunks::<2>().0.iter().map(|&[brightness, ratio]| Frame { brightness, ratio }).collect(),
+            recent: recent
+                .as_chunks::<3>()
+                .0
+                .iter()
+                .map(|&[brightness, frames, ratio]| Scene { brightness, frames, ratio })
+                .collect(),
             correlation: Correlation::read(reader)?,
         })
     }
@@ -359,16 +394,16 @@ mod tests {
     use super::*;
     use crate::config::Seed;
 
-    /// Brightness of scenes of `length` frames each, independent of one another, with little noise within.
-    fn scenes(seed: u64, count: u64, length: u64, level: f64, spread: f64) -> Vec<f64> {
+    /// Brightness of scenes of `length` frames each, independent of one another, with little noise within; whether one begins.
+    fn scenes(seed: u64, count: u64, length: u64, level: f64, spread: f64) -> Vec<(f64, bool)> {
         let scene = |n| level + spread * Seed(seed).random("scene", n).normal();
         let noise = |n| 0.02 * Seed(seed).random("noise", n).normal();
-        (0..count * length).map(|n| scene(n / length) + noise(n)).collect()
+        (0..count * length).map(|n| (scene(n / length) + noise(n), n.is_multiple_of(length))).collect()
     }
 
-    fn alarm(watch: &mut LightWatch, series: &[f64], threshold: f64) -> Option<usize> {
-        series.iter().position(|&x| {
-            watch.push(x);
+    fn alarm(watch: &mut LightWatch, series: &[(f64, bool)], threshold: f64) -> Option<usize> {
+        series.iter().position(|&(x, begins)| {
+            watch.push(x, begins);
             watch.deviate() > Some(threshold)
         })
     }
@@ -377,12 +412,12 @@ mod tests {
     fn a_halved_light_is_found_after_a_few_scenes_and_placed_where_it_changed() {
         for seed in 0..10 {
             let mut watch = LightWatch::default();
-            let series = [scenes(seed, 9, 5, -0.5, 0.2), scenes(seed + 50, 9, 5, -1.4, 0.2)].concat();
+            let series = [scenes(seed, 20, 5, -0.5, 0.2), scenes(seed + 50, 12, 5, -1.4, 0.2)].concat();
             let at = alarm(&mut watch, &series, thresholds::light(50_000)).expect("a change found");
-            assert!((45..90).contains(&at), "seed {seed}: alarm at {at}");
+            assert!((100..140).contains(&at), "seed {seed}: alarm at {at}");
             let place = watch.locate();
             let first = at + 1 - place.samples_back;
-            assert!(first.abs_diff(45) <= 5 + place.uncertainty, "seed {seed}: {first} +- {}", place.uncertainty);
+            assert!(first.abs_diff(100) <= 5 + place.uncertainty, "seed {seed}: {first} +- {}", place.uncertainty);
             watch.restart(place.samples_back);
             assert_eq!(
                 alarm(&mut watch, &scenes(seed + 90, 100, 5, -1.4, 0.2), thresholds::light(50_000)),
@@ -396,7 +431,8 @@ mod tests {
     fn the_ratio_is_that_of_scenes_and_one_for_independent_frames() {
         let ratio = |length| {
             let mut watch = LightWatch::default();
-            scenes(3, 400 / length, length, 0.0, 0.2).into_iter().for_each(|x| watch.push(x));
+            // Cuts that are not seen, as in video that pans.
+            scenes(3, 400 / length, length, 0.0, 0.2).into_iter().for_each(|(x, _)| watch.push(x, true));
             watch.variance_ratio().unwrap()
         };
         assert!((1.0..1.4).contains(&ratio(1)), "{}", ratio(1));
@@ -407,10 +443,10 @@ mod tests {
     #[test]
     fn constant_light_is_no_change_and_no_division_by_zero() {
         let mut watch = LightWatch::default();
-        (0..5000).for_each(|_| watch.push(-3.0));
+        (0..5000).for_each(|_| watch.push(-3.0, true));
         assert_eq!(watch.deviate(), None);
         // What it began with has faded.
-        assert!(watch.variance_ratio() < Some(1.02));
+        assert!(watch.variance_ratio() < Some(1.1));
     }
 
     #[test]
@@ -418,7 +454,7 @@ mod tests {
         let mut watch = LightWatch::default();
         for n in 0..20_000u64 {
             let slow = 0.8 * (n as f64 / 20_000.0 * std::f64::consts::TAU).sin();
-            watch.push(slow + 0.15 * Seed(4).random("slow", n).normal());
+            watch.push(slow + 0.15 * Seed(4).random("slow", n).normal(), true);
             assert!(watch.deviate() < Some(3.4), "frame {n}");
         }
         assert!(watch.settled.count < 2.0 * MEMORY);
@@ -429,15 +465,15 @@ mod tests {
         let series = scenes(7, 60, 5, 0.0, 0.3);
         for stop in [0, 3, 70, 200] {
             let mut whole = LightWatch::default();
-            series[..stop].iter().for_each(|&x| whole.push(x));
+            series[..stop].iter().for_each(|&(x, begins)| whole.push(x, begins));
             let mut writer = Writer::default();
             whole.write(&mut writer);
             let bytes = writer.finish();
             let mut restored = LightWatch::read(&mut Reader::new(&bytes)).unwrap();
             assert_eq!(restored, whole);
-            series[stop..].iter().for_each(|&x| {
-                whole.push(x);
-                restored.push(x);
+            series[stop..].iter().for_each(|&(x, begins)| {
+                whole.push(x, begins);
+                restored.push(x, begins);
             });
             assert_eq!(restored, whole);
             assert!(LightWatch::read(&mut Reader::new(&bytes[..bytes.len() - 1])).is_err());

@@ -42,6 +42,7 @@ mod page_hinkley;
 mod place;
 mod referenced;
 mod register;
+mod scenes;
 mod scope;
 pub mod score;
 mod segmenter;

@@ -128,7 +128,7 @@ fn paulson(f: f64, above: f64, below: f64) -> f64 {
 }
 
 /// The frames less the mean of their side of the split.
-pub(super) fn without_step(frames: &[Coordinates], samples_back: usize) -> Vec<Coordinates> {
+fn without_step(frames: &[Coordinates], samples_back: usize) -> Vec<Coordinates> {
     let (before, after) = frames.split_at(frames.len() - samples_back);
     let centred = |side: &[Coordinates]| {
         let mut sum = [0.0; COMPONENTS];

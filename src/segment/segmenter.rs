@@ -15,7 +15,7 @@ use super::{SegmentError, SegmentEvent};
 use crate::config::{SegmentScope, SegmentSettings};
 use crate::stream::{FrameId, SourceId};
 
-const MAGIC: &[u8] = b"lumpd-segment-4";
+const MAGIC: &[u8] = b"lumpd-segment-5";
 
 /// What segmentation makes of one frame.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,20 +8,19 @@ use crate::config::DetectorKind;
 /// Measured on change-free CIFAR-10 (all classes, pairs of classes, single domains; 150 runs of 8,000 images, so that at
 /// 50,000 the mean is known to about 20 %; beyond 100,000 and below 2,000 it is extrapolated): `lumpd bench segment --data DIR
 /// --calibrate [--detector NAME]`.
-const DYADIC_T2: [(f64, f64); 7] =
-    [(1e3, 3.42), (2e3, 3.661), (5e3, 3.962), (1e4, 4.189), (2e4, 4.526), (5e4, 4.86), (1e5, 5.105)];
+const DYADIC_T2: [(f64, f64); 6] = [(2e3, 3.644), (5e3, 3.985), (1e4, 4.261), (2e4, 4.551), (5e4, 4.972), (1e5, 5.261)];
 
 /// The other detectors' thresholds, each of its own statistic, measured in the same way on the same runs.
-const MMD: [(f64, f64); 6] = [(2e3, 0.274), (5e3, 0.397), (1e4, 0.463), (2e4, 0.519), (5e4, 0.592), (1e5, 0.635)];
-const NEWMA: [(f64, f64); 6] = [(2e3, 1.806), (5e3, 1.934), (1e4, 2.041), (2e4, 2.129), (5e4, 2.254), (1e5, 2.345)];
-const ADWIN: [(f64, f64); 6] = [(2e3, 2.978), (5e3, 3.494), (1e4, 3.902), (2e4, 4.353), (5e4, 4.755), (1e5, 5.033)];
+const MMD: [(f64, f64); 6] = [(2e3, 0.301), (5e3, 0.428), (1e4, 0.498), (2e4, 0.56), (5e4, 0.629), (1e5, 0.685)];
+const NEWMA: [(f64, f64); 6] = [(2e3, 1.835), (5e3, 2.006), (1e4, 2.103), (2e4, 2.214), (5e4, 2.334), (1e5, 2.448)];
+const ADWIN: [(f64, f64); 6] = [(2e3, 2.924), (5e3, 3.446), (1e4, 3.823), (2e4, 4.29), (5e4, 4.665), (1e5, 4.969)];
 const PAGE_HINKLEY: [(f64, f64); 6] =
-    [(2e3, 10.721), (5e3, 12.734), (1e4, 14.735), (2e4, 16.484), (5e4, 18.042), (1e5, 19.943)];
+    [(2e3, 10.687), (5e3, 12.643), (1e4, 14.629), (2e4, 16.142), (5e4, 17.819), (1e5, 19.015)];
 
 /// Runs of 8,000 images spend a good part of their length collecting references: in one of 480,000 images false alarms came nearly
 /// twice as often as the tables say (`lumpd bench segment --only quiet-10000,quiet-50000`), so the tables are asked for this many
 /// times the frames.
-const LONG_RUN: f64 = 1.75;
+const LONG_RUN: f64 = 1.2;
 
 /// A warning is expected this many times as often as a false alarm.
 const WARNINGS_PER_ALARM: f64 = 10.0;
@@ -49,9 +48,9 @@ fn table(kind: DetectorKind) -> &'static [(f64, f64)] {
 /// The normal deviate of a change of light, for a mean of `frames` between false alarms.
 ///
 /// On independent photographs ([`super::light`] asks for a large change) there is hardly ever one above it; where a false alarm
-/// is possible, frames are few and correlated: 3.5 was chosen for 50,000 frames on driving video, the slope is a normal tail's.
+/// is possible, frames are few and correlated: 3.9 was chosen for 50,000 frames on driving video, the slope is a normal tail's.
 pub(super) fn light(frames: u64) -> f64 {
-    3.5 + 0.25 * (frames.max(1) as f64 / 50_000.0).ln()
+    3.9 + 0.25 * (frames.max(1) as f64 / 50_000.0).ln()
 }
 
 /// The warning threshold that goes with it.
