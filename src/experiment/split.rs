@@ -78,8 +78,8 @@ impl Group {
 }
 
 fn class_groups(settings: &RunSettings, dataset: &Dataset) -> Result<Vec<Group>, ExperimentError> {
-    // The simulated stream is a script of phases; without domains it would be one heap.
-    if settings.dataset_name() == "simulated" && settings.tasks == 0 {
+    // These are made of domains; without them they would be one heap.
+    if ["simulated", "cifar10-domains"].contains(&settings.dataset_name()) && settings.tasks == 0 {
         return domain_groups(settings, dataset);
     }
     let classes = dataset.class_names.len();

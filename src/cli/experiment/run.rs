@@ -13,8 +13,8 @@ use crate::experiment::sweep::folder_of;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// cifar10, cifar100, tiny-imagenet, mnist, fashion-mnist, svhn (with or without `split-` before it), folder, manifest or
-    /// simulated
+    /// cifar10, cifar100, tiny-imagenet, mnist, fashion-mnist, svhn (with or without `split-` before it), cifar10-domains, folder,
+    /// manifest or simulated
     #[arg(long, value_name = "NAME")]
     dataset: String,
     /// Folder of the dataset as its authors publish it, or the folder above

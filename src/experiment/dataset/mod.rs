@@ -5,6 +5,7 @@
 //! published (a subset, whole in itself) are taken and told in [`Dataset::notes`].
 
 mod cifar;
+pub mod domains;
 mod folder;
 mod idx;
 mod manifest;
@@ -24,8 +25,9 @@ use crate::config::{DecodeSettings, Fit, Seed};
 use crate::decode::{Decoder, Image, to_square};
 
 /// Names of the datasets, with the tasks and classes of the customary split (0: as many as there are).
-pub const NAMES: [(&str, usize, usize); 9] = [
+pub const NAMES: [(&str, usize, usize); 10] = [
     ("cifar10", 5, 2),
+    ("cifar10-domains", 1, 0),
     ("cifar100", 20, 5),
     ("tiny-imagenet", 20, 5),
     ("mnist", 5, 2),
@@ -154,6 +156,7 @@ const MOST_UNPACKED: u64 = 4 << 30;
 pub fn open(name: &str, folder: &Path, side: usize, seed: Seed) -> Result<Dataset, ExperimentError> {
     match name {
         "cifar10" => cifar::ten(&within(folder, "cifar-10-batches-bin"), side),
+        "cifar10-domains" => domains::read(&within(folder, "cifar-10-batches-bin"), side),
         "cifar100" => cifar::hundred(&within(folder, "cifar-100-binary"), side),
         "tiny-imagenet" => folder::tiny_imagenet(&within(folder, "tiny-imagenet-200"), side),
         "mnist" => idx::read(&idx::MNIST, "mnist", &within(folder, "mnist"), side),

@@ -2,6 +2,7 @@ use std::fs;
 use std::io::Write as _;
 
 use super::*;
+use crate::experiment::{RunSettings, Split, SplitKind};
 
 fn write(path: &Path, bytes: &[u8]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -51,6 +52,34 @@ fn cifar_is_read_by_planes_and_checked_by_record() {
     write(&hundred.join("train.bin"), &cifar_record(&[1, 99], 1));
     write(&hundred.join("test.bin"), &cifar_record(&[1, 7], 1));
     assert_eq!(open_here("cifar100", folder.path()).unwrap().train.classes, [99]);
+}
+
+#[test]
+fn cifar_in_ten_lights_has_as_many_images_of_each_class_in_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let write_batch =
+        |name: &str, records: Vec<u8>| write(&folder.path().join("cifar-10-batches-bin").join(name), &records);
+    for number in 1..=5 {
+        write_batch(
+            &format!("data_batch_{number}.bin"),
+            [cifar_record(&[0], 100), cifar_record(&[7], 40)].concat().repeat(4),
+        );
+    }
+    write_batch("test_batch.bin", cifar_record(&[3], 30).repeat(2));
+    let dataset = open_here("cifar10-domains", folder.path()).unwrap();
+    for domain in 0..10 {
+        let train = &dataset.train;
+        let of = |class| (0..40).filter(|&at| (train.domains[at], train.classes[at]) == (domain, class)).count();
+        assert_eq!((of(0), of(7)), (2, 2), "domain {domain}");
+    }
+    let pixel = |at: usize| &dataset.train.image(at)[..3];
+    assert_eq!((pixel(0), pixel(2)), (&[100u8, 101, 102][..], &[155u8, 154, 153][..]));
+    assert_eq!(dataset.test.domains, [0, 1]);
+    // Tasks are the domains, and a larger encoder's images are made of the same.
+    let settings = RunSettings { dataset: "cifar10-domains".into(), ..RunSettings::default() };
+    let split = Split::new(&RunSettings { tasks: 2, split: SplitKind::Domains, ..settings }, &dataset).unwrap();
+    assert_eq!((split.tasks[1].train.len(), split.tasks[1].test.len()), (4, 1));
+    assert_eq!(open("cifar10-domains", folder.path(), 64, Seed(0)).unwrap().train.image(0).len(), 64 * 64 * 3);
 }
 
 fn idx(dimensions: &[u32], values: &[u8]) -> Vec<u8> {

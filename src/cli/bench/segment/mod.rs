@@ -17,7 +17,6 @@ use self::rows::{Answer, Row, rows};
 use super::super::table::{Side, Table};
 
 mod calibrate;
-mod domains;
 mod export;
 mod measure;
 mod pool;

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use rayon::prelude::*;
 
-use super::domains::{DOMAINS, transform};
 use crate::config::{DecodeSettings, Fit, Seed};
 use crate::decode::{Decoder, to_square};
+use crate::experiment::dataset::domains::{DOMAINS, transform};
 use crate::segment::FeatureMap;
 
 pub const SIDE: usize = 32;

@@ -1,8 +1,8 @@
 //! Streams with known changes.
 
-use super::domains::DOMAINS;
 use super::pool::{CLASSES, Frame, Pool, Set, TEST};
 use crate::config::{Random, Seed};
+use crate::experiment::dataset::domains::DOMAINS;
 
 /// Frames of a change-free run.
 const RUN: usize = 8_000;

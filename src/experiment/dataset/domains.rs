@@ -1,13 +1,52 @@
-//! CIFAR-10 in other lights: the ten transformations of the domain streams.
+//! CIFAR-10 in other lights: every image in one of ten transformations, which are the domains.
 
-use super::pool::{PIXELS, SIDE};
+use std::path::Path;
+
+use rayon::prelude::*;
+
+use super::{Dataset, Labelled, cifar, resized};
 use crate::config::Seed;
+use crate::experiment::ExperimentError;
 
+/// Pixels of a side of the images that are transformed.
+const SIDE: usize = 32;
+/// Bytes of such an image.
+const PIXELS: usize = SIDE * SIDE * 3;
+
+/// What is done to the images.
 pub const DOMAINS: [&str; 10] =
     ["clean", "invert", "rot90", "blur", "dark", "bright", "contrast", "gray", "noise", "warm"];
 
-/// One image in one of the domains; `number` draws its noise.
+/// CIFAR-10, of each class every tenth image in the same domain.
+pub(super) fn read(folder: &Path, side: usize) -> Result<Dataset, ExperimentError> {
+    let mut dataset = cifar::ten(folder, SIDE)?;
+    for part in [&mut dataset.train, &mut dataset.test] {
+        divide(part, dataset.class_names.len());
+        part.pixels = resized(std::mem::take(&mut part.pixels), SIDE, side);
+    }
+    (dataset.name, dataset.side) = ("cifar10-domains".into(), side);
+    Ok(dataset)
+}
+
+fn divide(part: &mut Labelled, classes: usize) {
+    let mut seen = vec![0; classes];
+    let of = |&class: &u32| {
+        seen[class as usize] += 1;
+        (seen[class as usize] - 1) % DOMAINS.len() as u32
+    };
+    part.domains = part.classes.iter().map(of).collect();
+    let images = part.pixels.par_chunks_exact(PIXELS).zip(&part.domains).enumerate();
+    let images: Vec<Vec<u8>> =
+        images.map(|(number, (image, &domain))| transform(image, domain as usize, number as u64)).collect();
+    part.pixels = images.concat();
+}
+
+/// One image of 32x32 RGB pixels in one of the [`DOMAINS`]; `number` draws its noise.
+///
+/// # Panics
+/// If there is no such domain, or the image has another size.
 pub fn transform(image: &[u8], domain: usize, number: u64) -> Vec<u8> {
+    assert_eq!(image.len(), PIXELS, "an image of 32x32 RGB pixels");
     let map = |f: &mut dyn FnMut(usize, f64) -> f64| -> Vec<u8> {
         image.iter().enumerate().map(|(i, &x)| f(i, f64::from(x)).clamp(0.0, 255.0) as u8).collect()
     };
