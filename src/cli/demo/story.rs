@@ -25,6 +25,22 @@ struct Found {
     heard_at: u64,
 }
 
+impl Found {
+    /// Takes in that the stretch from `start` on is of `task`, and says so where this one has been seen before: a task that
+    /// comes back is a new one until enough of it has been seen.
+    fn again(&mut self, start: u64, task: u32, returns: bool) -> Option<String> {
+        if !returns || self.returns {
+            return None;
+        }
+        let provisional = std::mem::replace(&mut self.task, task);
+        self.returns = true;
+        let first = start + 1;
+        Some(format!(
+            "RETURN    task {provisional} is task {task} again: the pictures from frame {first} on are like those of before."
+        ))
+    }
+}
+
 /// The demonstration so far. Frames are counted from 0 inside and from 1 in what is told.
 pub(super) struct Story {
     camera: Camera,
@@ -69,7 +85,7 @@ impl Story {
         text
     }
 
-    /// Lines about stretches of the stream that were not known before, oldest first.
+    /// Lines about stretches of the stream that were not known before, or turned out to be of an earlier task, oldest first.
     pub(super) fn tasks(&mut self, sent: u64, tasks: &[TaskStatus], shots: &Shots) -> Vec<String> {
         let spans =
             tasks.iter().flat_map(|task| task.spans.iter().enumerate().map(move |(nth, span)| (task, nth, span)));
@@ -78,7 +94,8 @@ impl Story {
         starts.sort_unstable();
         let mut lines = Vec::new();
         for (start, task, returns) in starts {
-            if self.found.contains_key(&start) {
+            if let Some(found) = self.found.get_mut(&start) {
+                lines.extend(found.again(start, task, returns));
                 continue;
             }
             let change = self.change_of(start);
@@ -268,6 +285,20 @@ mod tests {
         let summary = story.summary();
         assert!(summary.contains("1 of 4 found"), "{summary}");
         assert!(summary.contains("1 found where there was none"), "{summary}");
+    }
+
+    #[test]
+    fn a_task_that_was_new_at_first_is_told_when_it_is_known_again() {
+        let mut story = story();
+        story.tasks(2411, &[task(1, &[0]), task(5, &[2403])], &shots());
+        assert!(story.summary().contains("0 of 1 recognised"), "{}", story.summary());
+        let lines = story.tasks(2680, &[task(1, &[0, 2403])], &shots());
+        assert_eq!(
+            lines,
+            ["RETURN    task 5 is task 1 again: the pictures from frame 2404 on are like those of before."]
+        );
+        assert!(story.summary().contains("1 of 1 recognised"), "{}", story.summary());
+        assert!(story.tasks(2690, &[task(1, &[0, 2403])], &shots()).is_empty());
     }
 
     #[test]
