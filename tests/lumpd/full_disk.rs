@@ -84,13 +84,16 @@ fn a_full_disk_stops_watched_folders_until_there_is_room_and_no_longer() {
 
     let mut number = 5;
     for cycle in 1..=3_u64 {
+        // Room that the daemon gives back meanwhile, a database cut to what it needs, is taken as well.
         disk.fill();
         while writable(&daemon) {
+            disk.fill();
             number += 1;
-            assert!(number < 500, "the database is written on a full disk\n{}", daemon.log());
+            assert!(number < 4000, "the database is written on a full disk\n{}", daemon.log());
             move_in(&watched, &format!("{number:04}.png"), &png(number));
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(10));
         }
+        disk.fill();
         let posted = daemon.post_image("/v1/images", &png(1000 + cycle));
         assert_eq!(posted.status, 201, "the replay buffer has its room already: {}", posted.text());
         assert_eq!(daemon.post_image("/v1/query?k=1", &png(1)).status, 200, "queries go on");
