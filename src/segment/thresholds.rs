@@ -17,8 +17,8 @@ const ADWIN: [(f64, f64); 6] = [(2e3, 2.924), (5e3, 3.446), (1e4, 3.823), (2e4, 
 const PAGE_HINKLEY: [(f64, f64); 6] =
     [(2e3, 10.687), (5e3, 12.643), (1e4, 14.629), (2e4, 16.142), (5e4, 17.819), (1e5, 19.015)];
 
-/// Runs of 8,000 images spend a good part of their length collecting references: in one of 480,000 images false alarms came nearly
-/// twice as often as the tables say (`lumpd bench segment --only quiet-10000,quiet-50000`), so the tables are asked for this many
+/// Runs of 8,000 images spend a good part of their length collecting references: in one of 480,000 images false alarms come more
+/// often than the tables say (`lumpd bench segment --only quiet-10000,quiet-50000`), so the tables are asked for this many
 /// times the frames.
 const LONG_RUN: f64 = 1.2;
 
