@@ -164,7 +164,10 @@ pub enum KnnMode {
 /// Neighbours in strict mode, and the most in paper mode.
 const TABLE_K: usize = 200;
 
-/// Temperature of the vote in both modes.
+/// Neighbours of [`KnnEvaluator::steady_accuracy`].
+const STEADY_K: usize = 20;
+
+/// Temperature of every vote.
 const TABLE_TEMPERATURE: f64 = 0.1;
 
 /// Embeddings with the class of each row.
@@ -217,8 +220,28 @@ impl KnnEvaluator {
     /// [`KnnError::Width`].
     pub fn accuracy(&self, test: &LabelledFeatures, task: usize, mode: KnnMode) -> Result<Option<f64>, KnnError> {
         let seen = self.tasks.iter().max().map_or(0, |last| last + 1);
-        let k = if mode == KnnMode::Paper { seen.min(TABLE_K) } else { TABLE_K };
-        let votes = |at: usize| mode == KnnMode::Strict || self.tasks[at] == task;
+        match mode {
+            KnnMode::Paper => self.share_of_hits(test, seen.min(TABLE_K), |of| of == task),
+            KnnMode::Strict => self.share_of_hits(test, TABLE_K, |_| true),
+        }
+    }
+
+    /// With a bank of the same task only and the same k however many were seen: between two of these only the encoder changes.
+    /// In the mode `paper` k grows with the tasks seen, which by itself makes the vote on an old task better.
+    ///
+    /// # Errors
+    /// [`KnnError::Width`].
+    pub fn steady_accuracy(&self, test: &LabelledFeatures, task: usize) -> Result<Option<f64>, KnnError> {
+        self.share_of_hits(test, STEADY_K, |of| of == task)
+    }
+
+    fn share_of_hits(
+        &self,
+        test: &LabelledFeatures,
+        k: usize,
+        task_votes: impl Fn(usize) -> bool + Sync,
+    ) -> Result<Option<f64>, KnnError> {
+        let votes = |at: usize| task_votes(self.tasks[at]);
         if test.features.is_empty() || !(0..self.tasks.len()).any(votes) {
             return Ok(None);
         }
@@ -333,6 +356,21 @@ mod tests {
         assert_eq!(evaluator.accuracy(&test, 0, KnnMode::Strict).unwrap(), Some(0.5));
         let wide = at_angles(&[90.0, 1.0], &[3, 2]);
         assert_eq!(evaluator.accuracy(&wide, 1, KnnMode::Paper).unwrap(), Some(1.0));
+    }
+
+    #[test]
+    fn a_steady_vote_does_not_change_with_the_tasks_seen() {
+        // One near neighbour of the wrong class, then two of the right one.
+        let first = || at_angles(&[0.0, 5.0, 6.0], &[1, 0, 0]);
+        let test = at_angles(&[1.0], &[0]);
+        let found = |train: &[LabelledFeatures]| {
+            let evaluator = KnnEvaluator::new(train).unwrap();
+            (evaluator.accuracy(&test, 0, KnnMode::Paper).unwrap(), evaluator.steady_accuracy(&test, 0).unwrap())
+        };
+        assert_eq!(found(&[first()]), (Some(0.0), Some(1.0)));
+        // With three tasks seen the published protocol's k is 3: the same encoder scores higher.
+        let others = [first(), at_angles(&[90.0], &[2]), at_angles(&[120.0], &[3])];
+        assert_eq!(found(&others), (Some(1.0), Some(1.0)));
     }
 
     #[test]

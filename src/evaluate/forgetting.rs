@@ -16,9 +16,9 @@ use crate::segment::TaskId;
 use crate::stream::FrameId;
 
 use super::measurement::{
-    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, levels, representation,
+    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, ViewLevels, levels, representation,
 };
-use super::similarity::{cka_debiased, forgetting_index, neighbour_overlaps, overlap_chance, view_recall};
+use super::similarity::{cka_debiased, forgetting_index, neighbour_overlaps, overlap_chance, view_bits, view_recall};
 use super::{AccuracyMatrix, Features, Interval, Reason, history, mean_interval};
 
 /// Neighbours of the overlap.
@@ -36,6 +36,8 @@ pub(super) struct Reference {
     /// Loss on the first so many probes: a set that shrinks keeps its first ones.
     losses: Vec<(usize, f64)>,
     view_recall: Option<f64>,
+    #[serde(default)]
+    view_bits: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -162,12 +164,15 @@ impl ForgettingMonitor {
             return Ok(None);
         }
         let views = meter.views(held)?;
-        let recall = view_recall(&views.first, &views.second);
+        let seen = ViewLevels {
+            view_recall: view_recall(&views.first, &views.second),
+            view_bits: view_bits(&views.first, &views.second),
+        };
         let other_width = self.references.get(&task).is_some_and(|reference| reference.width() != features.width());
         if self.book.tasks[&task].awaits_reference || other_width {
-            self.take_reference(task, version, held, &features, recall, meter)?;
+            self.take_reference(task, version, held, &features, seen, meter)?;
         }
-        let mut measurement = levels(version, held, &features, recall, meter);
+        let mut measurement = levels(version, held, &features, seen, meter);
         let undefined = self.compare(task, held, &features, meter, &mut measurement)?;
         let limit = self.history;
         let record = self.record(task);
@@ -183,7 +188,7 @@ impl ForgettingMonitor {
         version: &Version,
         held: &[FrameId],
         features: &Features,
-        view_recall: Option<f64>,
+        levels: ViewLevels,
         meter: &mut dyn ProbeMeter,
     ) -> Result<(), MeterError> {
         let mut losses = Vec::new();
@@ -191,7 +196,13 @@ impl ForgettingMonitor {
             let loss = meter.loss(&held[..length])?.filter(|loss| loss.is_finite());
             losses.extend(loss.map(|loss| (length, loss)));
         }
-        let reference = Reference { version: version.clone(), probes: held.to_vec(), losses, view_recall };
+        let reference = Reference {
+            version: version.clone(),
+            probes: held.to_vec(),
+            losses,
+            view_recall: levels.view_recall,
+            view_bits: levels.view_bits,
+        };
         let record = self.record(task);
         (record.reference, record.awaits_reference) = (Some(reference), false);
         record.history.clear();
@@ -223,9 +234,10 @@ impl ForgettingMonitor {
         measurement.cka_debiased = cka_debiased(before, &now);
         measurement.view_recall_change =
             measurement.view_recall.zip(reference.view_recall).map(|(now, then)| now - then);
+        measurement.view_bits_change = measurement.view_bits.zip(reference.view_bits).map(|(now, then)| now - then);
         if let Some(&(length, then)) = reference.losses.last() {
-            let loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
-            measurement.loss_change = loss.map(|now| now - then);
+            measurement.loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
+            measurement.loss_change = measurement.loss.map(|now| now - then);
         }
         let overlaps = neighbour_overlaps(before, &now, NEIGHBOURS).zip(overlap_chance(rows.len(), NEIGHBOURS));
         let Some((overlaps, chance)) = overlaps else { return Ok(Some(Reason::NothingKnown)) };

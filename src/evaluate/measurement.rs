@@ -85,12 +85,21 @@ pub struct Measurement {
     /// 95 % interval of `forgetting_index`.
     pub forgetting_interval: Option<Interval>,
     pub cka_debiased: Option<f64>,
+    /// Self-supervised loss on the probes that the loss at the task's end was taken of.
+    #[serde(default)]
+    pub loss: Option<f64>,
     /// Loss now less loss at the task's end, on the same probes and views.
     pub loss_change: Option<f64>,
     /// A level: share of probes recognised in another view of themselves.
     pub view_recall: Option<f64>,
     /// `view_recall` now less that at the task's end.
     pub view_recall_change: Option<f64>,
+    /// A level: bits above chance that one view of a probe tells of which probe another is of.
+    #[serde(default)]
+    pub view_bits: Option<f64>,
+    /// `view_bits` now less that at the task's end.
+    #[serde(default)]
+    pub view_bits_change: Option<f64>,
     /// Share of labelled probes that the vote gets right.
     pub knn_accuracy: Option<f64>,
     /// Probes with a label.
@@ -118,12 +127,19 @@ pub struct Observation {
     pub failed: Vec<(TaskId, MeterError)>,
 }
 
+/// What the probes' two views say of one version.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ViewLevels {
+    pub view_recall: Option<f64>,
+    pub view_bits: Option<f64>,
+}
+
 /// The part of a measurement that needs no reference.
 pub(super) fn levels(
     version: &Version,
     held: &[FrameId],
     features: &Features,
-    view_recall: Option<f64>,
+    levels: ViewLevels,
     meter: &dyn ProbeMeter,
 ) -> Measurement {
     let labelled: Vec<(usize, Arc<str>)> =
@@ -140,9 +156,12 @@ pub(super) fn levels(
         forgetting_index: None,
         forgetting_interval: None,
         cka_debiased: None,
+        loss: None,
         loss_change: None,
-        view_recall,
+        view_recall: levels.view_recall,
         view_recall_change: None,
+        view_bits: levels.view_bits,
+        view_bits_change: None,
         knn_accuracy: (votes.len() >= MIN_LABELLED).then(|| hits as f64 / votes.len() as f64),
         labelled: labelled.len(),
     }

@@ -110,6 +110,36 @@ fn recall(queries: &[Vec<f64>], rows: &[Vec<f64>]) -> f64 {
     queries.iter().enumerate().map(hit).sum::<f64>() / queries.len() as f64
 }
 
+/// How much one view of an image tells of which image another view is of, in bits above chance: mean over the images of
+/// log2(n / rank), rank that of the own one among all n second views by cosine, less what ranks drawn by lot give,
+/// log2(n) - log2(n!) / n; the same from the second views to the first; the mean of both. Where m views are equally near, the
+/// own one has the middle rank of them.
+///
+/// A level as [`view_recall`] is, but every rank counts, not the first alone: it varies less from probe to probe.
+pub fn view_bits(first: &Features, second: &Features) -> Option<f64> {
+    if !comparable(first, second, 2) || first.width() != second.width() {
+        return None;
+    }
+    let (first, second) = (first.unit_rows(), second.unit_rows());
+    let n = first.len() as f64;
+    let by_lot = n.log2() - (1..=first.len()).map(|rank| (rank as f64).log2()).sum::<f64>() / n;
+    Some(0.5 * (bits(&first, &second) + bits(&second, &first)) - by_lot)
+}
+
+fn bits(queries: &[Vec<f64>], rows: &[Vec<f64>]) -> f64 {
+    let told = |(own, query): (usize, &Vec<f64>)| {
+        let own = dot(query, &rows[own]);
+        let (mut better, mut equal) = (0usize, 0usize);
+        for row in rows {
+            let other = dot(query, row);
+            better += usize::from(other > own);
+            equal += usize::from(other == own);
+        }
+        (rows.len() as f64 / (better as f64 + (equal as f64 + 1.0) / 2.0)).log2()
+    };
+    queries.iter().enumerate().map(told).sum::<f64>() / queries.len() as f64
+}
+
 /// Mean cosine between each image's two embeddings, the mean row taken off both. Reads a rotated copy as a change, unlike
 /// the other measures. None if the widths differ, or a centred row is zero.
 pub fn centred_cosine(reference: &Features, now: &Features) -> Option<f64> {
@@ -192,7 +222,21 @@ mod tests {
         assert!((cka_debiased(&a, &b).unwrap() - cka_debiased(&a2, &b2).unwrap()).abs() < 1e-12);
         assert!((overlap(&a, &b) - overlap(&a2, &b2)).abs() < 1e-12);
         assert!((view_recall(&a, &b).unwrap() - view_recall(&a2, &b2).unwrap()).abs() < 1e-12);
+        assert!((view_bits(&a, &b).unwrap() - view_bits(&a2, &b2).unwrap()).abs() < 1e-12);
         assert!(overlap(&a, &b2) < 0.3, "but the pairing does");
+    }
+
+    #[test]
+    fn views_that_tell_all_have_all_bits_and_views_by_lot_none() {
+        let features = normal(21, 256, 16);
+        let all = view_bits(&features, &features).unwrap();
+        // log2(256) less what is left of it by lot: 1.43 of 8 bits.
+        assert!((6.5..6.6).contains(&all), "{all}");
+        let by_lot = view_bits(&features, &normal(22, 256, 16)).unwrap();
+        assert!(by_lot.abs() < 0.2, "{by_lot}");
+        let some = view_bits(&features, &noisy(&features, 1.0, 23)).unwrap();
+        let fewer = view_bits(&features, &noisy(&features, 2.0, 23)).unwrap();
+        assert!(all > some && some > fewer && fewer > 0.2, "{some} {fewer}");
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct RunResult {
     /// Of a linear classifier over the classes of each task, after every stage; empty where not asked for.
     #[serde(default)]
     pub linear: AccuracyMatrix,
+    /// A bank of the same task and k = 20 after every stage, so that only the encoder changes; empty where not asked for.
+    #[serde(default)]
+    pub steady: AccuracyMatrix,
     /// Forgetting without labels, after every later stage; empty where not asked for.
     #[serde(default)]
     pub label_free: Vec<ForgettingRecord>,
@@ -87,9 +90,12 @@ pub struct ForgettingRecord {
     pub neighbour_overlap: Option<f64>,
     pub forgetting_index: Option<f64>,
     pub cka_debiased: Option<f64>,
+    pub loss: Option<f64>,
     pub loss_change: Option<f64>,
     pub view_recall: Option<f64>,
     pub view_recall_change: Option<f64>,
+    pub view_bits: Option<f64>,
+    pub view_bits_change: Option<f64>,
 }
 
 /// KNN accuracy over all classes.

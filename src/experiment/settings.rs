@@ -103,8 +103,8 @@ pub struct RunSettings {
     pub curve_every: usize,
     /// Linear probe at the end.
     pub linear_probe: bool,
-    /// After every task, forgetting as the daemon measures it without labels, and a linear probe of every task: evidence for or
-    /// against those measures.
+    /// After every task, forgetting as the daemon measures it without labels, and of every task a linear probe and a KNN vote with the
+    /// same k throughout: evidence for or against those measures.
     pub label_free: bool,
     /// Datasets that the trained encoder is tried on, in the same data folder.
     pub ood: Vec<String>,

@@ -179,6 +179,9 @@ mod tests {
         let mut sweeps = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "toml") {
+                continue;
+            }
             let sweep = Sweep::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             assert!(!sweep.runs.is_empty() && !sweep.about.is_empty());
             sweeps += 1;

@@ -51,6 +51,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod thresholds;
+mod triangle;
 mod whitening;
 
 pub use detector::{Change, Detector, Phase, Verdict, detector, uncalibrated};

@@ -1,6 +1,6 @@
 //! The register of tasks: what there was, when, and what became of it; it survives restarts.
 //!
-//! Memory and disk are bounded: `max_tasks` tasks a scope (some 4 KiB each), 16,384 boundaries a scope, 4,096 former numbers.
+//! Memory and disk are bounded: `max_tasks` tasks a scope (some 14 KiB each), 16,384 boundaries a scope, 4,096 former numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -250,9 +250,10 @@ impl TaskRegister {
         }
         let closed: Vec<&Task> = all.into_iter().filter(|task| Some(task.id) != open).collect();
         let pairs = closed.iter().enumerate().flat_map(|(i, b)| closed[..i].iter().map(move |a| (*a, *b)));
-        let distances = pairs.map(|(a, b)| (a.id, b.id, a.sketch.distance(&b.sketch, 1.0)));
-        let (kept, gone, distance) =
-            distances.min_by(|x, y| x.2.unwrap_or(f64::INFINITY).total_cmp(&y.2.unwrap_or(f64::INFINITY)))?;
+        // All pairs of up to 4,096 tasks: the cheap distance.
+        let apart = |(a, b): &(&Task, &Task)| a.sketch.diagonal_distance(&b.sketch, 1.0).unwrap_or(f64::INFINITY);
+        let (first, second) = pairs.min_by(|x, y| apart(x).total_cmp(&apart(y)))?;
+        let (kept, gone, distance) = (first.id, second.id, first.sketch.distance(&second.sketch, 1.0));
         self.replace(gone, kept);
         Some(Merged { kept, gone, distance })
     }
@@ -280,9 +281,11 @@ impl TaskRegister {
         self.unsaved_tasks.extend([gone, kept]);
     }
 
-    /// The task of `scope` nearest to `sketch`, other than `except`, and its distance.
-    pub(super) fn nearest(
+    /// The oldest task of `scope`, other than `except`, that is nearer to `sketch` than its `limit`, and its distance. The
+    /// oldest, since a false alarm may have given one task two identities.
+    pub(super) fn oldest_within(
         &self,
+        limit: impl Fn(TaskId) -> f64,
         scope: Scope,
         except: TaskId,
         sketch: &super::sketch::Sketch,
@@ -290,7 +293,7 @@ impl TaskRegister {
     ) -> Option<(TaskId, f64)> {
         let others = self.tasks.values().filter(|task| task.scope == scope && task.id != except);
         let distances = others.filter_map(|task| Some((task.id, task.sketch.distance(sketch, variance_ratio)?)));
-        distances.min_by(|a, b| a.1.total_cmp(&b.1))
+        distances.filter(|(id, distance)| *distance < limit(*id)).min_by_key(|(id, _)| *id)
     }
 
     /// A task to be changed; it will be saved.

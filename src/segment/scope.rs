@@ -18,10 +18,10 @@ const UNSURE: usize = 512;
 const MATCH_AFTER: usize = 256;
 /// A new task this near to an earlier one is that one. An effect size, not a test: with enough frames a test would
 /// tell any two tasks apart.
-const SAME_TASK: f64 = 0.012;
+const SAME_TASK: f64 = 0.002;
 /// The same for the task right before it, which a detector has just told apart from it: its boundary is taken back only for
 /// one much nearer.
-const SAME_AS_BEFORE: f64 = 0.004;
+const SAME_AS_BEFORE: f64 = 0.001;
 
 /// A distinct frame that may yet turn out to belong to a later task.
 struct Recent {
@@ -173,12 +173,10 @@ impl ScopeState {
         let Some(provisional) = register.open_task(self.scope) else { return };
         let sketch = Sketch::of(self.recent.iter().map(|recent| &recent.point));
         let ratio = self.detector.variance_ratio().unwrap_or(1.0);
-        let Some((task, distance)) = register.nearest(self.scope, provisional, &sketch, ratio) else { return };
         let before = register.task_before_open(self.scope);
-        let limit = if before == Some(task) { SAME_AS_BEFORE } else { SAME_TASK };
-        if distance >= limit {
-            return;
-        }
+        let limit = |task: TaskId| if before == Some(task) { SAME_AS_BEFORE } else { SAME_TASK };
+        let earlier = register.oldest_within(limit, self.scope, provisional, &sketch, ratio);
+        let Some((task, distance)) = earlier else { return };
         let Some(first) = register.newest_boundary(self.scope) else { return };
         register.replace(provisional, task);
         let withdrawn = register.newest_boundary(self.scope) != Some(first);

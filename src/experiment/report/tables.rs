@@ -93,7 +93,7 @@ fn evidence(report: &Report, text: &mut String) {
     }
     text.push_str(
         "## What measures without labels are worth\n\nA case is a past task after a later one. The truth is the drop of its KNN accuracy \
-         (paper) since its end; AUROC tells drops over 3 points from others. The drop of a linear probe is the ceiling.\n\n\
+         (a bank of the same task, k = 20) since its end; the loss change is in units of the loss then; AUROC tells drops over 3 points from others. The drop of a linear probe is the ceiling.\n\n\
          | measure | cases | Spearman, all | Spearman, runs that forgot 3 points or more | AUROC |\n|---|---|---|---|---|\n",
     );
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));

@@ -72,6 +72,13 @@ impl Evaluation {
         Ok((paper, strict))
     }
 
+    /// Of each task up to `last` (from 0), its own bank voting with the same k after every stage.
+    pub(super) fn steady_row(&self, last: usize) -> Result<Accuracies, ExperimentError> {
+        let evaluator = KnnEvaluator::new(&self.train[..=last])?;
+        let tests = self.test[..=last].iter().enumerate();
+        tests.map(|(task, test)| Ok(evaluator.steady_accuracy(test, task)?.map(f64::to_bits))).collect()
+    }
+
     /// Of a linear classifier over the classes of each task up to `last` (from 0), trained on that task alone.
     pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Accuracies {
         let parts = self.train.iter().zip(&self.test).take(last + 1);

@@ -88,9 +88,12 @@ impl LabelFree {
                 neighbour_overlap: measured.neighbour_overlap,
                 forgetting_index: measured.forgetting_index,
                 cka_debiased: measured.cka_debiased,
+                loss: measured.loss,
                 loss_change: measured.loss_change,
                 view_recall: measured.view_recall,
                 view_recall_change: measured.view_recall_change,
+                view_bits: measured.view_bits,
+                view_bits_change: measured.view_bits_change,
             })
         };
         (0..tasks).flat_map(of).collect()

@@ -305,15 +305,16 @@ impl<'a> Run<'a> {
         self.progress.seen = Some(seen);
         let evaluation = Evaluation::new(&self.trainer, self.dataset, &self.split, &self.device.0)?;
         let (paper, strict) = evaluation.row(seen)?;
-        let mut linear = Vec::new();
+        let (mut linear, mut steady) = (Vec::new(), Vec::new());
         if let Some(label_free) = &mut self.label_free {
             linear = evaluation.linear_row(seen, Seed(self.settings.seed));
+            steady = evaluation.steady_row(seen)?;
             if let Some(task) = stage.task {
                 let at = (self.progress.stage, task);
                 label_free.end_stage(at, &mut self.trainer, self.dataset, &self.split, &self.device.0)?;
             }
         }
-        self.progress.rows.push(Row { task: stage.task, paper, strict, linear });
+        self.progress.rows.push(Row { task: stage.task, paper, strict, linear, steady });
         self.progress.end_stage();
         let (id, _) = self.trainer.embedder()?;
         self.progress.encoders.push(id.to_string());
@@ -377,6 +378,7 @@ impl<'a> Run<'a> {
             strict,
             linear_probe,
             linear: self.progress.linear(),
+            steady: self.progress.steady(),
             label_free: self.label_free.as_ref().map_or_else(Vec::new, |kept| kept.records(self.split.tasks.len())),
             curve: self
                 .progress

@@ -24,6 +24,9 @@ pub(super) struct Row {
     /// Of a linear classifier; empty where not asked for.
     #[serde(default)]
     pub linear: Accuracies,
+    /// Of a vote whose bank and k stay what they are; empty where not asked for.
+    #[serde(default)]
+    pub steady: Accuracies,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,9 +93,18 @@ impl Progress {
 
     /// Of the linear classifiers.
     pub(super) fn linear(&self) -> AccuracyMatrix {
+        self.matrix_of(|row| &row.linear)
+    }
+
+    /// Of the votes whose bank and k stay what they are.
+    pub(super) fn steady(&self) -> AccuracyMatrix {
+        self.matrix_of(|row| &row.steady)
+    }
+
+    fn matrix_of(&self, of: impl Fn(&Row) -> &Accuracies) -> AccuracyMatrix {
         let mut matrix = AccuracyMatrix::default();
-        for Row { task, linear, .. } in self.rows.iter().filter(|row| !row.linear.is_empty()) {
-            matrix.push(task.map(task_id), by_task(linear));
+        for row in self.rows.iter().filter(|row| !of(row).is_empty()) {
+            matrix.push(row.task.map(task_id), by_task(of(row)));
         }
         matrix
     }

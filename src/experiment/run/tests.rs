@@ -103,6 +103,7 @@ fn forgetting_without_labels_is_measured_of_every_past_task() {
     let result = run(&settings, &place(folder.path(), "run"), &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
     let places: Vec<_> = result.label_free.iter().map(|record| (record.task, record.stage)).collect();
     assert_eq!(places, [(0, 1), (0, 2), (1, 2)]);
+    assert_eq!(result.steady.rows().iter().map(|row| row.accuracies.len()).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(result.linear.rows().iter().map(|row| row.accuracies.len()).collect::<Vec<_>>(), [1, 2, 3]);
     for record in &result.label_free {
         assert!((0.0..=1.0).contains(&record.neighbour_overlap.unwrap()), "{record:?}");
