@@ -36,7 +36,7 @@ def idx(folder, parts):
 
 
 def signs(folder):
-    """Tracks of traffic signs, one in four of each class for tests; every fifth frame, since neighbours are alike."""
+    """Tracks of traffic signs, one in four of each class for tests; every second frame, since neighbours are alike."""
     folder = folder / "gtsrb-tracks"
     tracks = {}
     with open(folder / "manifest.tsv") as file:
