@@ -11,7 +11,7 @@ use super::run::{Reloader, Running};
 use super::{Exit, supervised};
 use crate::config::{Config, Plan, Reload, reload};
 use crate::daemon::{Daemon, DaemonError, StartError, StateDir};
-use crate::device::DeviceError;
+use crate::device::{self, DeviceError};
 use crate::encoder::EncoderError;
 use crate::learn::LearnError;
 use crate::replay::ReplayError;
@@ -66,6 +66,7 @@ fn limit_threads(threads: usize) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|number| format!("compute-{number}"))
+        .start_handler(|_| device::give_way())
         .build_global()
         .context("start the computing threads")
 }

@@ -20,6 +20,7 @@ use super::shared::Shared;
 use super::start::{Parts, StartError};
 use super::state_dir::StateDir;
 use crate::config::{Config, Reload};
+use crate::device;
 use crate::stream::{Intake, IntakeHandle};
 
 /// Batches of the stream that may wait for training.
@@ -88,7 +89,10 @@ impl Daemon {
             move || shared.set_state(DaemonState::Running)
         };
         let failed = |error: LearnerError| Failure { reason: error.to_string(), temporary: error.is_temporary() };
-        let learner = spawn("learner", &ended, move || learner.run(ready).map_err(failed))?;
+        let learner = spawn("learner", &ended, move || {
+            device::give_way();
+            learner.run(ready).map_err(failed)
+        })?;
         let stop_sources = CancellationToken::new();
         let sources = inlets.run(&stop_sources, runtime);
         runtime.spawn(sample(Arc::clone(&live), stop_sources.clone()));

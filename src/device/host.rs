@@ -24,6 +24,18 @@ pub fn peak_resident_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmHWM")
 }
 
+/// What threads that train add to their niceness.
+#[cfg(target_os = "linux")]
+const GIVE_WAY: i32 = 10;
+
+/// Lets threads that answer go before the calling one, which computes for long. On Linux niceness is of a thread; elsewhere
+/// it is of the whole process, and nothing is done.
+pub fn give_way() {
+    // Where it is refused both have the same rights, as before.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(GIVE_WAY);
+}
+
 /// The first value of `name: value` lines, as Linux writes them.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;

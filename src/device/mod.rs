@@ -23,7 +23,7 @@ use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
 pub use checks::{Check, check_kernels};
 pub use cuda::{Fault, fault};
-pub use host::{peak_resident_bytes, resident_bytes};
+pub use host::{give_way, peak_resident_bytes, resident_bytes};
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,10 @@ pub enum EncoderError {
     ParsePreset { name: String, message: String },
     #[error("the encoder preset {name}: {key} is {value}, but must be {allowed}")]
     PresetValue { name: String, key: &'static str, value: String, allowed: &'static str },
-    #[error("cannot read the weights {}: {source}; check encoder.weights", path.display())]
+    #[error("cannot read the weights {}: {source}; check the path", path.display())]
     ReadWeights { path: PathBuf, source: std::io::Error },
     #[error(
-        "the weights {} cannot be taken: {message}; encoder.weights is a safetensors file with torchvision's names",
+        "the weights {} cannot be taken: {message}; wanted is a safetensors file with torchvision's names",
         path.display()
     )]
     ParseWeights { path: PathBuf, message: String },

@@ -16,9 +16,9 @@ use crate::segment::TaskId;
 use crate::stream::FrameId;
 
 use super::measurement::{
-    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, ViewLevels, levels, representation,
+    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, levels, representation,
 };
-use super::similarity::{cka_debiased, forgetting_index, neighbour_overlaps, overlap_chance, view_bits, view_recall};
+use super::similarity::{ViewLevels, cka_debiased, forgetting_index, neighbour_overlaps, overlap_chance, view_levels};
 use super::{AccuracyMatrix, Features, Interval, Reason, history, mean_interval};
 
 /// Neighbours of the overlap.
@@ -164,10 +164,7 @@ impl ForgettingMonitor {
             return Ok(None);
         }
         let views = meter.views(held)?;
-        let seen = ViewLevels {
-            view_recall: view_recall(&views.first, &views.second),
-            view_bits: view_bits(&views.first, &views.second),
-        };
+        let seen = view_levels(&views.first, &views.second);
         let other_width = self.references.get(&task).is_some_and(|reference| reference.width() != features.width());
         if self.book.tasks[&task].awaits_reference || other_width {
             self.take_reference(task, version, held, &features, seen, meter)?;
@@ -188,7 +185,7 @@ impl ForgettingMonitor {
         version: &Version,
         held: &[FrameId],
         features: &Features,
-        levels: ViewLevels,
+        levels: Option<ViewLevels>,
         meter: &mut dyn ProbeMeter,
     ) -> Result<(), MeterError> {
         let mut losses = Vec::new();
@@ -200,8 +197,8 @@ impl ForgettingMonitor {
             version: version.clone(),
             probes: held.to_vec(),
             losses,
-            view_recall: levels.view_recall,
-            view_bits: levels.view_bits,
+            view_recall: levels.map(|levels| levels.recall),
+            view_bits: levels.map(|levels| levels.bits),
         };
         let record = self.record(task);
         (record.reference, record.awaits_reference) = (Some(reference), false);

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::segment::TaskId;
 use crate::stream::FrameId;
 
+use super::similarity::ViewLevels;
 use super::spectrum::{feature_std, rank_me, uniformity};
 use super::{Features, Interval};
 
@@ -127,19 +128,12 @@ pub struct Observation {
     pub failed: Vec<(TaskId, MeterError)>,
 }
 
-/// What the probes' two views say of one version.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ViewLevels {
-    pub view_recall: Option<f64>,
-    pub view_bits: Option<f64>,
-}
-
 /// The part of a measurement that needs no reference.
 pub(super) fn levels(
     version: &Version,
     held: &[FrameId],
     features: &Features,
-    levels: ViewLevels,
+    levels: Option<ViewLevels>,
     meter: &dyn ProbeMeter,
 ) -> Measurement {
     let labelled: Vec<(usize, Arc<str>)> =
@@ -158,9 +152,9 @@ pub(super) fn levels(
         cka_debiased: None,
         loss: None,
         loss_change: None,
-        view_recall: levels.view_recall,
+        view_recall: levels.map(|levels| levels.recall),
         view_recall_change: None,
-        view_bits: levels.view_bits,
+        view_bits: levels.map(|levels| levels.bits),
         view_bits_change: None,
         knn_accuracy: (votes.len() >= MIN_LABELLED).then(|| hits as f64 / votes.len() as f64),
         labelled: labelled.len(),

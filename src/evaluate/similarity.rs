@@ -87,57 +87,59 @@ fn neighbours(features: &Features, k: usize) -> Vec<Vec<usize>> {
     similarities.iter().enumerate().map(nearest).collect()
 }
 
-/// Share of images whose nearest among the second views, by cosine, is their own; and the same from the second views to the
-/// first; the mean of both. Chance is 1 / n; where m views are equally near, the own one counts 1 / m.
+/// What the embeddings of one view of each image tell of which image another view is of. Levels, not changes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ViewLevels {
+    /// Share of images whose nearest among the other views, by cosine, is their own. Chance is 1 / n; where m views are
+    /// equally near, the own one counts 1 / m.
+    pub recall: f64,
+    /// Bits above chance: mean over the images of log2(n / rank), rank that of the own one among all n other views by
+    /// cosine, less what ranks drawn by lot give, log2(n) - log2(n!) / n. Where m views are equally near, the own one has
+    /// the middle rank of them. Every rank counts, not the first alone: it varies less from probe to probe than the recall.
+    pub bits: f64,
+}
+
+/// Each level from the first views to the second and from the second to the first; the mean of both.
 ///
-/// A level, not a change: it fell with the real accuracy and its height went with it, more than that of any other
-/// label-free measure tried.
-pub fn view_recall(first: &Features, second: &Features) -> Option<f64> {
+/// Cost: n^2 d multiplications.
+pub fn view_levels(first: &Features, second: &Features) -> Option<ViewLevels> {
     if !comparable(first, second, 2) || first.width() != second.width() {
         return None;
     }
     let (first, second) = (first.unit_rows(), second.unit_rows());
-    Some(0.5 * (recall(&first, &second) + recall(&second, &first)))
+    let rows: Vec<Vec<f64>> = first.iter().map(|one| second.iter().map(|other| dot(one, other)).collect()).collect();
+    let n = rows.len();
+    let ranks: Vec<Rank> = (0..n)
+        .flat_map(|own| [Rank::of(own, rows[own].iter()), Rank::of(own, rows.iter().map(move |row| &row[own]))])
+        .collect();
+    let mean = |told: &dyn Fn(&Rank) -> f64| ranks.iter().map(told).sum::<f64>() / ranks.len() as f64;
+    let by_lot = (n as f64).log2() - (1..=n).map(|rank| (rank as f64).log2()).sum::<f64>() / n as f64;
+    Some(ViewLevels { recall: mean(&Rank::hit), bits: mean(&|rank: &Rank| (n as f64 / rank.middle()).log2()) - by_lot })
 }
 
-fn recall(queries: &[Vec<f64>], rows: &[Vec<f64>]) -> f64 {
-    let hit = |(own, query): (usize, &Vec<f64>)| {
-        let similarities: Vec<f64> = rows.iter().map(|row| dot(query, row)).collect();
-        let better = similarities.iter().any(|&other| other > similarities[own]);
-        let equal = similarities.iter().filter(|&&other| other == similarities[own]).count();
-        if better { 0.0 } else { 1.0 / equal as f64 }
-    };
-    queries.iter().enumerate().map(hit).sum::<f64>() / queries.len() as f64
+/// Where one's own view stands among all.
+struct Rank {
+    better: usize,
+    /// With the own one.
+    equal: usize,
 }
 
-/// How much one view of an image tells of which image another view is of, in bits above chance: mean over the images of
-/// log2(n / rank), rank that of the own one among all n second views by cosine, less what ranks drawn by lot give,
-/// log2(n) - log2(n!) / n; the same from the second views to the first; the mean of both. Where m views are equally near, the
-/// own one has the middle rank of them.
-///
-/// A level as [`view_recall`] is, but every rank counts, not the first alone: it varies less from probe to probe.
-pub fn view_bits(first: &Features, second: &Features) -> Option<f64> {
-    if !comparable(first, second, 2) || first.width() != second.width() {
-        return None;
+impl Rank {
+    fn of<'a>(own: usize, similarities: impl Iterator<Item = &'a f64> + Clone) -> Self {
+        let own = similarities.clone().nth(own).copied().unwrap_or(f64::NAN);
+        similarities.fold(Self { better: 0, equal: 0 }, |rank, &other| Self {
+            better: rank.better + usize::from(other > own),
+            equal: rank.equal + usize::from(other == own),
+        })
     }
-    let (first, second) = (first.unit_rows(), second.unit_rows());
-    let n = first.len() as f64;
-    let by_lot = n.log2() - (1..=first.len()).map(|rank| (rank as f64).log2()).sum::<f64>() / n;
-    Some(0.5 * (bits(&first, &second) + bits(&second, &first)) - by_lot)
-}
 
-fn bits(queries: &[Vec<f64>], rows: &[Vec<f64>]) -> f64 {
-    let told = |(own, query): (usize, &Vec<f64>)| {
-        let own = dot(query, &rows[own]);
-        let (mut better, mut equal) = (0usize, 0usize);
-        for row in rows {
-            let other = dot(query, row);
-            better += usize::from(other > own);
-            equal += usize::from(other == own);
-        }
-        (rows.len() as f64 / (better as f64 + (equal as f64 + 1.0) / 2.0)).log2()
-    };
-    queries.iter().enumerate().map(told).sum::<f64>() / queries.len() as f64
+    fn hit(&self) -> f64 {
+        if self.better > 0 { 0.0 } else { 1.0 / self.equal as f64 }
+    }
+
+    fn middle(&self) -> f64 {
+        self.better as f64 + (self.equal as f64 + 1.0) / 2.0
+    }
 }
 
 /// Mean cosine between each image's two embeddings, the mean row taken off both. Reads a rotated copy as a change, unlike
@@ -167,6 +169,14 @@ mod tests {
 
     fn overlap(a: &Features, b: &Features) -> f64 {
         mean(&neighbour_overlaps(a, b, 10).unwrap())
+    }
+
+    fn recall(a: &Features, b: &Features) -> f64 {
+        view_levels(a, b).unwrap().recall
+    }
+
+    fn bits(a: &Features, b: &Features) -> f64 {
+        view_levels(a, b).unwrap().bits
     }
 
     fn index(a: &Features, b: &Features) -> f64 {
@@ -221,21 +231,21 @@ mod tests {
         let (a2, b2) = (a.select(&order), b.select(&order));
         assert!((cka_debiased(&a, &b).unwrap() - cka_debiased(&a2, &b2).unwrap()).abs() < 1e-12);
         assert!((overlap(&a, &b) - overlap(&a2, &b2)).abs() < 1e-12);
-        assert!((view_recall(&a, &b).unwrap() - view_recall(&a2, &b2).unwrap()).abs() < 1e-12);
-        assert!((view_bits(&a, &b).unwrap() - view_bits(&a2, &b2).unwrap()).abs() < 1e-12);
+        assert!((recall(&a, &b) - recall(&a2, &b2)).abs() < 1e-12);
+        assert!((bits(&a, &b) - bits(&a2, &b2)).abs() < 1e-12);
         assert!(overlap(&a, &b2) < 0.3, "but the pairing does");
     }
 
     #[test]
     fn views_that_tell_all_have_all_bits_and_views_by_lot_none() {
         let features = normal(21, 256, 16);
-        let all = view_bits(&features, &features).unwrap();
+        let all = bits(&features, &features);
         // log2(256) less what is left of it by lot: 1.43 of 8 bits.
         assert!((6.5..6.6).contains(&all), "{all}");
-        let by_lot = view_bits(&features, &normal(22, 256, 16)).unwrap();
+        let by_lot = bits(&features, &normal(22, 256, 16));
         assert!(by_lot.abs() < 0.2, "{by_lot}");
-        let some = view_bits(&features, &noisy(&features, 1.0, 23)).unwrap();
-        let fewer = view_bits(&features, &noisy(&features, 2.0, 23)).unwrap();
+        let some = bits(&features, &noisy(&features, 1.0, 23));
+        let fewer = bits(&features, &noisy(&features, 2.0, 23));
         assert!(all > some && some > fewer && fewer > 0.2, "{some} {fewer}");
     }
 
@@ -262,7 +272,7 @@ mod tests {
         assert_eq!(cka_debiased(&twelve, &normal(1, 13, 8)), None);
         assert!(neighbour_overlaps(&twelve, &twelve, 10).is_some());
         assert_eq!(neighbour_overlaps(&normal(1, 11, 8), &normal(1, 11, 8), 10), None, "all others are neighbours");
-        assert_eq!(view_recall(&normal(1, 1, 8), &normal(2, 1, 8)), None);
+        assert_eq!(view_levels(&normal(1, 1, 8), &normal(2, 1, 8)), None);
         assert_eq!(centred_cosine(&twelve, &normal(1, 12, 9)), None);
         let mut values = twelve.values().to_vec();
         values[5] = f32::NAN;
@@ -278,13 +288,13 @@ mod tests {
         assert!((index(&features, &collapsed) - 1.0).abs() < 1e-12);
         assert_eq!(cka_debiased(&collapsed, &features), None);
         assert_eq!(neighbour_overlaps(&collapsed, &collapsed, 10), None);
-        assert!((view_recall(&collapsed, &collapsed).unwrap() - 1.0 / 64.0).abs() < 1e-9, "chance");
+        assert!((recall(&collapsed, &collapsed) - 1.0 / 64.0).abs() < 1e-9, "chance");
     }
 
     #[test]
     fn view_recall_is_one_for_like_views_and_chance_for_unrelated_ones() {
         let features = normal(1, 200, 32);
-        assert_eq!(view_recall(&features, &noisy(&features, 0.05, 2)), Some(1.0));
-        assert!(view_recall(&features, &normal(3, 200, 32)).unwrap() < 0.04);
+        assert_eq!(recall(&features, &noisy(&features, 0.05, 2)), 1.0);
+        assert!(recall(&features, &normal(3, 200, 32)) < 0.04);
     }
 }

@@ -98,6 +98,9 @@ pub fn reduced(settings: &RunSettings) -> Option<String> {
     if (settings.batch, settings.learning_rate) != (protocol.batch, protocol.learning_rate) {
         differences.push(format!("batch {}, learning rate {}", settings.batch, settings.learning_rate));
     }
+    if settings.weights.is_some() {
+        differences.push("from given weights".to_owned());
+    }
     if settings.stream != protocol.stream {
         differences.push(format!("stream {}", super::settings::name_of(&settings.stream)));
     }

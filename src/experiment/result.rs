@@ -25,6 +25,9 @@ pub struct RunResult {
     pub device: String,
     /// As it was given.
     pub command: String,
+    /// Name of the weights that the encoder started from, where they were given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<String>,
     pub data: DataRecord,
     pub tasks: Vec<TaskRecord>,
     /// A bank of the same task, k = min(200, tasks seen), as the published code does.

@@ -1,5 +1,7 @@
 //! What an experiment is: every setting that its result depends on, with the defaults of the protocol.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::ExperimentError;
@@ -78,6 +80,9 @@ pub struct RunSettings {
     /// Pixels of a side in place of the preset's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<usize>,
+    /// Weights that the encoder starts from: a safetensors file with torchvision's names, as `save_encoder` leaves one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
 
     pub objective: ObjectiveKind,
     pub strategy: StrategyKind,
@@ -112,6 +117,9 @@ pub struct RunSettings {
     pub ood_epochs: usize,
     /// Feature maps, similarity of encoders, embedding and loss landscape.
     pub views: bool,
+    /// Leave the trained encoder in the run's folder (`encoder.safetensors`).
+    #[serde(skip_serializing_if = "is_false")]
+    pub save_encoder: bool,
     /// Seconds between checkpoints.
     pub checkpoint_seconds: f64,
 }
@@ -133,6 +141,7 @@ impl Default for RunSettings {
             preset: "resnet18".into(),
             width: None,
             side: None,
+            weights: None,
             objective: ObjectiveKind::SimSiam,
             strategy: StrategyKind::Lump,
             batch: 256,
@@ -156,6 +165,7 @@ impl Default for RunSettings {
             ood: Vec::new(),
             ood_epochs: 0,
             views: true,
+            save_encoder: false,
             checkpoint_seconds: 60.0,
         }
     }
@@ -273,6 +283,9 @@ impl RunSettings {
                 "has nothing to measure with pnn, which keeps an encoder for each task",
             );
         }
+        if self.strategy == StrategyKind::Pnn && self.save_encoder {
+            return refuse("save_encoder", &"true", "cannot be with pnn, which keeps an encoder for each task");
+        }
         if labels_only && !supervised {
             return refuse("strategy", &name_of(&self.strategy), "needs labels: set objective = \"supervised\"");
         }
@@ -285,6 +298,11 @@ impl RunSettings {
         }
         self.encoder().map(|_| ())
     }
+}
+
+/// A folder of before a setting was there is of the same settings as long as it is off.
+fn is_false(set: &bool) -> bool {
+    !set
 }
 
 /// As a file has it.

@@ -136,6 +136,9 @@ pub fn label_of(settings: &RunSettings) -> String {
     if settings.policy != defaults.policy {
         parts.push(name_of(&settings.policy));
     }
+    if settings.weights.is_some() {
+        parts.push("given".to_owned());
+    }
     let numbers = [
         ("e", (settings.epochs != defaults.epochs).then_some(settings.epochs as f64)),
         ("n", settings.limit_per_task.map(|limit| limit as f64)),

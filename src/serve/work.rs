@@ -1,9 +1,11 @@
 //! Running questions that take a while: off the threads that serve sockets, a few at a time, with a bounded queue before them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Problem;
 use crate::daemon::answers::AnswerError;
@@ -14,13 +16,22 @@ pub(super) struct Work {
     /// Running or waiting.
     admitted: Arc<Semaphore>,
     running: Arc<Semaphore>,
+    in_place: bool,
 }
 
 impl Work {
     /// `running` at once, and as many as `waiting` in line for it. `what` names the line in problems.
     pub(super) fn new(what: &'static str, running: usize, waiting: usize) -> Self {
         let running = running.max(1);
-        Self { what, admitted: Arc::new(Semaphore::new(running + waiting)), running: Arc::new(Semaphore::new(running)) }
+        let (admitted, running) = (Semaphore::new(running + waiting), Semaphore::new(running));
+        Self { what, admitted: Arc::new(admitted), running: Arc::new(running), in_place: false }
+    }
+
+    /// For questions of a few milliseconds: they run on the thread that read them, whose other tasks go to another one
+    /// meanwhile. Where training takes every core, waking a thread for the question and one for its answer was measured to take
+    /// longer than the question, one time in a hundred.
+    pub(super) fn in_place(self) -> Self {
+        Self { in_place: true, ..self }
     }
 
     /// Runs one question. `held` is what it occupies elsewhere, given back when it is done: the permits go along with the work,
@@ -33,14 +44,19 @@ impl Work {
         let full = || Problem::from(AnswerError::Overloaded { what: self.what });
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| full())?;
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| full())?;
-        let work = spawn_blocking(move || {
+        let question = move || {
             let _occupied = (admitted, running, held);
-            question()
-        });
-        match work.await {
-            Ok(answer) => Ok(answer?),
-            Err(fault) => {
-                tracing::error!(%fault, "a question failed");
+            catch_unwind(AssertUnwindSafe(question))
+        };
+        let answer = if self.in_place && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+            Ok(block_in_place(question))
+        } else {
+            spawn_blocking(question).await
+        };
+        match answer {
+            Ok(Ok(answer)) => Ok(answer?),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!("a question failed; what panicked was written before this");
                 Err(Problem::internal())
             }
         }
@@ -53,9 +69,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_exceeds_the_line_is_refused_and_the_line_moves_on() {
-        let work = Arc::new(Work::new("the line", 1, 1));
+        let work = Arc::new(Work::new("the line", 1, 1).in_place());
         let (release, gate) = mpsc::channel::<()>();
         let gate = Arc::new(std::sync::Mutex::new(gate));
         let start = || {
@@ -81,7 +97,7 @@ mod tests {
         work.run(None, || Ok(())).await.unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_panic_is_an_internal_problem_and_gives_its_place_back() {
         let work = Work::new("the line", 1, 0);
         let problem = work.run(None, || -> Result<(), AnswerError> { panic!("a test's panic") }).await.unwrap_err();

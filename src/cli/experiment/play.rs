@@ -65,7 +65,7 @@ pub(super) fn classed(error: ExperimentError) -> anyhow::Error {
         ExperimentError::Missing { .. } | ExperimentError::Damaged { .. } | ExperimentError::Io { .. } => {
             Some(Exit::Io)
         }
-        ExperimentError::File { .. } => Some(Exit::Configuration),
+        ExperimentError::File { .. } | ExperimentError::Encoder(_) => Some(Exit::Configuration),
         ExperimentError::Busy { .. } => Some(Exit::Temporary),
         _ => None,
     };

@@ -29,6 +29,12 @@ pub(super) struct Arguments {
     /// The encoder's preset, or the path of a card
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// Weights that the encoder starts from: safetensors with torchvision's names, such as another run's with `--save-encoder`
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Leave the trained encoder in the run's folder as encoder.safetensors
+    #[arg(long)]
+    save_encoder: bool,
     /// Epochs of each task
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -82,6 +88,13 @@ fn settings(arguments: &Arguments) -> anyhow::Result<RunSettings> {
     }
     for (key, number) in [("epochs", arguments.epochs), ("limit_per_task", arguments.limit_per_task)] {
         table.extend(number.iter().map(|number| (key.to_owned(), (*number as i64).into())));
+    }
+    if let Some(path) = &arguments.weights {
+        let path = path.to_str().with_context(|| format!("--weights {}: the path is no UTF-8", path.display()))?;
+        table.insert("weights".into(), path.into());
+    }
+    if arguments.save_encoder {
+        table.insert("save_encoder".into(), true.into());
     }
     for pair in &arguments.settings {
         let (key, value) = pair.split_once('=').with_context(|| format!("--set {pair}: write it as KEY=VALUE"))?;

@@ -5,6 +5,8 @@
 //! tasks seen, which by itself raises the accuracy of old ones). Each measure is turned so that more is worse. The
 //! drop of a linear probe on the same features is the ceiling: two ways to take an accuracy agree no better with each other.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::evaluate::AccuracyMatrix;
@@ -23,10 +25,20 @@ pub struct Evidence {
     pub cases: usize,
     /// Spearman's rank correlation over all cases.
     pub spearman: Option<f64>,
+    /// Over the means of the runs.
+    pub spearman_of_runs: Option<f64>,
     /// Over the runs that forgot at least 3 points in the mean.
     pub spearman_where_forgotten: Option<f64>,
     /// Probability that a case with a drop over 3 points reads worse than one without.
     pub auroc: Option<f64>,
+}
+
+/// The same for the runs of one dataset and objective.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamEvidence {
+    pub dataset: String,
+    pub objective: String,
+    pub evidence: Vec<Evidence>,
 }
 
 /// The means of one strategy, over its runs' cases.
@@ -95,10 +107,17 @@ pub fn evidence(runs: &[Vec<Case>]) -> Vec<Evidence> {
         let pairs =
             |cases: &[&Case]| cases.iter().filter_map(|case| Some((read(case)?, case.drop))).collect::<Vec<_>>();
         let (pooled, selected) = (pairs(&all), pairs(&forgotten));
+        let of_run = |run: &Vec<Case>| {
+            let pairs = pairs(&run.iter().collect::<Vec<_>>());
+            let (readings, drops) = (pairs.iter().map(|(reading, _)| *reading), pairs.iter().map(|(_, drop)| *drop));
+            (!pairs.is_empty()).then(|| (mean(readings), mean(drops)))
+        };
+        let means: Vec<(f64, f64)> = runs.iter().filter_map(of_run).collect();
         Evidence {
             measure,
             cases: pooled.len(),
             spearman: spearman(&pooled),
+            spearman_of_runs: spearman(&means),
             spearman_where_forgotten: spearman(&selected),
             auroc: auroc(&pooled),
         }
@@ -106,10 +125,26 @@ pub fn evidence(runs: &[Vec<Case>]) -> Vec<Evidence> {
     if all.is_empty() { Vec::new() } else { MEASURES.iter().map(one).collect() }
 }
 
+/// Of runs with the same dataset and objective.
+pub fn by_stream(runs: &[(&RunResult, Vec<Case>)]) -> Vec<StreamEvidence> {
+    let mut groups: BTreeMap<[String; 2], Vec<Vec<Case>>> = BTreeMap::new();
+    for (result, cases) in runs.iter().filter(|(_, cases)| !cases.is_empty()) {
+        let settings = &result.settings;
+        let key = [settings.dataset_name().into(), name_of(&settings.objective)];
+        groups.entry(key).or_default().push(cases.clone());
+    }
+    let of = |([dataset, objective], runs): ([String; 2], Vec<Vec<Case>>)| StreamEvidence {
+        dataset,
+        objective,
+        evidence: evidence(&runs),
+    };
+    groups.into_iter().map(of).collect()
+}
+
 /// Of runs with the same dataset, objective and strategy, the least drop first.
 pub fn ordering(runs: &[(&RunResult, Vec<Case>)]) -> Vec<Ordering> {
     let mut orderings: Vec<Ordering> = Vec::new();
-    let mut groups: std::collections::BTreeMap<[String; 3], Vec<&Case>> = std::collections::BTreeMap::new();
+    let mut groups: BTreeMap<[String; 3], Vec<&Case>> = BTreeMap::new();
     for (result, cases) in runs {
         let settings = &result.settings;
         let key = [settings.dataset_name().into(), name_of(&settings.objective), name_of(&settings.strategy)];
@@ -212,6 +247,11 @@ mod tests {
         let found = evidence(&[steady, forgetful, vec![]]);
         assert_eq!((found.len(), found[0].cases, found[1].cases), (MEASURES.len(), 6, 0));
         assert_eq!((found[0].spearman_where_forgotten, found[0].auroc), (Some(1.0), Some(1.0)));
+        assert_eq!(
+            (found[0].spearman_of_runs, spearman(&[(0.2, 0.0), (0.7, 0.1)])),
+            (None, None),
+            "two runs have no ranks"
+        );
         assert!(found[0].spearman.unwrap() > 0.7 && found[2].auroc == Some(0.0));
         assert_eq!(evidence(&[vec![], vec![]]), []);
     }

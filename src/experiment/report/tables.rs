@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Figure, Line, MEASURES, Measures, Report, Spread};
+use super::{Evidence, Figure, Line, MEASURES, Measures, Report, Spread};
 
 /// The report for people.
 pub fn markdown(report: &Report, pictures: &[Figure]) -> String {
@@ -94,15 +94,23 @@ fn evidence(report: &Report, text: &mut String) {
     text.push_str(
         "## What measures without labels are worth\n\nA case is a past task after a later one. The truth is the drop of its KNN accuracy \
          (a bank of the same task, k = 20) since its end; the loss change is in units of the loss then; AUROC tells drops over 3 points from others. The drop of a linear probe is the ceiling.\n\n\
-         | measure | cases | Spearman, all | Spearman, runs that forgot 3 points or more | AUROC |\n|---|---|---|---|---|\n",
+         | measure | cases | Spearman, all | Spearman, means of the runs | Spearman, runs that forgot 3 points or more | AUROC |\n|---|---|---|---|---|---|\n",
     );
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     for found in &report.evidence {
-        let (all, forgotten) = (number(found.spearman), number(found.spearman_where_forgotten));
-        let _ =
-            writeln!(text, "| {} | {} | {all} | {forgotten} | {} |", found.measure, found.cases, number(found.auroc));
+        let spearman = [found.spearman, found.spearman_of_runs, found.spearman_where_forgotten].map(number).join(" | ");
+        let _ = writeln!(text, "| {} | {} | {spearman} | {} |", found.measure, found.cases, number(found.auroc));
     }
     let names: Vec<&str> = MEASURES.iter().map(|(name, _)| *name).collect();
+    let _ = writeln!(text, "\nOf one dataset and objective, Spearman and AUROC:\n");
+    let _ =
+        writeln!(text, "| dataset | objective | cases | {} |\n|{}", names.join(" | "), "---|".repeat(3 + names.len()));
+    for stream in &report.streams {
+        let both = |found: &Evidence| format!("{}, {}", number(found.spearman), number(found.auroc));
+        let measures: Vec<String> = stream.evidence.iter().map(both).collect();
+        let cases = stream.evidence.first().map_or(0, |found| found.cases);
+        let _ = writeln!(text, "| {} | {} | {cases} | {} |", stream.dataset, stream.objective, measures.join(" | "));
+    }
     let _ = writeln!(text, "\n| dataset | objective | strategy | cases | drop, points | {} |", names.join(" | "));
     let _ = writeln!(text, "|{}", "---|".repeat(5 + names.len()));
     for row in &report.ordering {

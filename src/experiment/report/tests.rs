@@ -17,6 +17,7 @@ fn result(seed: u64, settings: RunSettings, last: [f64; 2]) -> RunResult {
         version: "0.1.0".into(),
         device: "cpu:0".into(),
         command: "lumpd experiment run".into(),
+        given: None,
         data: DataRecord {
             name: "cifar10".into(),
             blake3: "0123456789abcdef0123".into(),

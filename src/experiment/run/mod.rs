@@ -25,6 +25,7 @@ use super::result::{Averages, CurvePoint, DataRecord, FORMAT, RESULT_FILE, RunRe
 use super::{BoundaryKind, ExperimentError, RunSettings, Split};
 use crate::config::{DeviceKind, DeviceSettings, Seed, durable};
 use crate::device;
+use crate::encoder::{EncoderId, GivenWeights, to_safetensors};
 use crate::learn::checkpoint::{Generations, Keep};
 use crate::learn::{Samples, Trainer};
 use evaluation::Evaluation;
@@ -34,6 +35,9 @@ use progress::{Progress, Row};
 
 /// Checkpoints kept: the newest, and one before it should it be damaged.
 const CHECKPOINTS: Keep = Keep { generations: 2, bytes: u64::MAX };
+
+/// The trained encoder, where it is asked for.
+const ENCODER_FILE: &str = "encoder.safetensors";
 
 /// Where a run finds its data and leaves its files, and how it was asked for.
 #[derive(Debug, Clone)]
@@ -120,6 +124,19 @@ fn compare(settings: &RunSettings, folder: &Path, path: &Path) -> Result<(), Exp
     }
 }
 
+/// A learner as it is before its first step, and the name of the weights where the settings give some.
+fn learner(
+    settings: &RunSettings,
+    dataset: &Dataset,
+    device: &Device,
+) -> Result<(Trainer, Option<EncoderId>), ExperimentError> {
+    let learn = settings.learn(dataset.class_names.len());
+    let mut trainer = Trainer::new(settings.encoder()?, &learn, device, Seed(settings.seed))?;
+    let Some(path) = &settings.weights else { return Ok((trainer, None)) };
+    let given = trainer.give(&GivenWeights::read(path, trainer.preset())?)?;
+    Ok((trainer, Some(given)))
+}
+
 /// Everything that a run owns.
 struct Run<'a> {
     settings: &'a RunSettings,
@@ -129,6 +146,8 @@ struct Run<'a> {
     plan: Plan,
     device: (Device, String),
     trainer: Trainer,
+    /// Name of the weights that were given.
+    given: Option<EncoderId>,
     memory: Memory,
     /// Where it is asked for.
     label_free: Option<LabelFree>,
@@ -146,8 +165,7 @@ impl<'a> Run<'a> {
         let chosen = device::choose(&DeviceSettings { kind: DeviceKind::Auto, ordinal: 0 })
             .map_err(|error| ExperimentError::setting("device", "auto", error))?;
         let seed = Seed(settings.seed);
-        let classes = dataset.class_names.len();
-        let mut trainer = Trainer::new(settings.encoder()?, &settings.learn(classes), &chosen.device, seed)?;
+        let (mut trainer, given) = learner(settings, dataset, &chosen.device)?;
         let generations = Generations::open(&place.out.join("checkpoints"), CHECKPOINTS)?;
         let loaded = generations.newest_valid()?.loaded;
         let mut label_free = settings.label_free.then(|| LabelFree::new(seed));
@@ -174,6 +192,7 @@ impl<'a> Run<'a> {
             split,
             plan,
             trainer,
+            given,
             memory,
             label_free,
             progress,
@@ -355,6 +374,7 @@ impl<'a> Run<'a> {
             version: env!("CARGO_PKG_VERSION").into(),
             device: self.device.1.clone(),
             command: self.place.command.clone(),
+            given: self.given.map(|id| id.to_string()),
             data: DataRecord {
                 name: dataset.name.clone(),
                 blake3: dataset.hash(),
@@ -392,6 +412,11 @@ impl<'a> Run<'a> {
             ood: ood::all(settings, self.place, &self.trainer, &self.device.0)?,
             views: views::all(settings, self.place, dataset, &self.split, &self.device.0)?,
         };
+        if settings.save_encoder {
+            let path = self.place.out.join(ENCODER_FILE);
+            durable::replace(&path, &to_safetensors(self.trainer.backbone())?)
+                .map_err(ExperimentError::io("write", &path))?;
+        }
         result.write(&self.place.out)?;
         self.write_timing()?;
         // The result is there: nothing is to be taken up again.

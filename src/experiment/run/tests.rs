@@ -140,6 +140,22 @@ fn a_result_says_what_was_run_and_measures_every_task() {
 }
 
 #[test]
+fn a_run_starts_from_the_encoder_that_another_left() {
+    let folder = data();
+    let left = place(folder.path(), "left");
+    let first = RunSettings { save_encoder: true, ..settings() };
+    let first = run(&first, &left, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
+    let started = RunSettings { weights: Some(left.out.join(ENCODER_FILE)), views: true, seed: 1, ..settings() };
+    let (whole, pieces) = (place(folder.path(), "whole"), place(folder.path(), "pieces"));
+    let result = run(&started, &whole, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
+    assert_eq!(result.given.as_ref(), first.encoders.last());
+    assert!(result == in_pieces(&started, &pieces, 4), "the weights are given before a checkpoint is taken up");
+    let wider = RunSettings { width: Some(2), ..started };
+    let error = run(&wider, &place(folder.path(), "wider"), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains(ENCODER_FILE), "{error}");
+}
+
+#[test]
 fn every_strategy_and_stream_can_be_run() {
     let folder = data();
     let brief = RunSettings { epochs: 1, limit_per_task: Some(8), curve_every: 0, ..settings() };

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use candle_core::{DType, Device, Tensor};
 
-use super::Place;
 use super::evaluation::embed;
+use super::{Place, learner};
 use crate::config::{Random, Seed};
 use crate::encoder::{Backbone, Parameter, PlainResNet18, blocks};
 use crate::evaluate::similarity::cka_debiased;
@@ -92,8 +92,7 @@ fn restored(
     device: &Device,
 ) -> Result<Trainer, ExperimentError> {
     let folder = folder(out, stage);
-    let learn = settings.learn(dataset.class_names.len());
-    let mut trainer = Trainer::new(settings.encoder()?, &learn, device, Seed(settings.seed))?;
+    let (mut trainer, _) = learner(settings, dataset, device)?;
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(ExperimentError::io("list", &folder))? {
         let path = entry.map_err(ExperimentError::io("list", &folder))?.path();
