@@ -31,9 +31,10 @@ const GIVE_WAY: i32 = 10;
 /// Lets threads that answer go before the calling one, which computes for long. On Linux niceness is of a thread; elsewhere
 /// it is of the whole process, and nothing is done.
 pub fn give_way() {
-    // Where it is refused both have the same rights, as before.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::nice(GIVE_WAY);
+    if let Err(error) = rustix::process::nice(GIVE_WAY) {
+        tracing::warn!(%error, "a thread that computes cannot give way: questions may wait for it");
+    }
 }
 
 /// The first value of `name: value` lines, as Linux writes them.
