@@ -208,12 +208,15 @@ impl Learner {
 
     /// Until something is due, but at most a quarter of a second, so that the bank follows the buffer.
     fn nap(&self) -> Duration {
-        let now = Instant::now();
-        let rehearsal = match self.rehearsal_interval() {
-            Some(interval) => (self.clock.last_rehearsal + interval).saturating_duration_since(now),
-            None => Duration::MAX,
-        };
-        rehearsal.min(Duration::from_millis(250))
+        let rehearsal = self.next_rehearsal().map(|due| due.saturating_duration_since(Instant::now()));
+        rehearsal.unwrap_or(Duration::MAX).min(Duration::from_millis(250))
+    }
+
+    /// When the next rehearsal is due if no image comes before; none where there is none to come.
+    fn next_rehearsal(&self) -> Option<Instant> {
+        let interval = self.rehearsal_interval().filter(|_| self.trains() && self.trainer.rehearses())?;
+        let idle = self.clock.last_batch + Duration::from_secs_f64(self.settings.learn.idle_after_seconds);
+        Some(idle.max(self.clock.last_rehearsal.checked_add(interval)?))
     }
 
     fn checkpoint_interval(&self) -> Duration {
@@ -222,16 +225,19 @@ impl Learner {
 
     fn rehearsal_interval(&self) -> Option<Duration> {
         let rate = self.settings.learn.idle_steps_per_second;
-        (rate > 0.0 && self.lock.is_none()).then(|| Duration::from_secs_f64(1.0 / rate))
+        // A rate next to nothing has an interval beyond any clock.
+        if self.lock.is_some() { None } else { Duration::try_from_secs_f64(1.0 / rate).ok() }
+    }
+
+    /// Neither given up nor paused.
+    fn trains(&self) -> bool {
+        let learning = self.shared.learning();
+        learning.frozen.is_none() && learning.paused_since.is_none()
     }
 
     /// Several steps for a batch of the stream, each with replayed images of its own; without one, a rehearsal if it is due.
     fn learn(&mut self, images: &[Vec<u8>]) -> Result<(), LearnerError> {
-        let (frozen, paused) = {
-            let learning = self.shared.learning();
-            (learning.frozen.is_some(), learning.paused_since.is_some())
-        };
-        if frozen || paused {
+        if !self.trains() {
             self.mailbox.skip(images.len() as u64);
             return Ok(());
         }
@@ -249,8 +255,7 @@ impl Learner {
         }
         let idle = self.clock.last_batch.elapsed().as_secs_f64() >= self.settings.learn.idle_after_seconds;
         self.shared.learning().idle = idle;
-        let due = self.rehearsal_interval().is_some_and(|interval| self.clock.last_rehearsal.elapsed() >= interval);
-        if idle && due && self.trainer.rehearses() {
+        if self.next_rehearsal().is_some_and(|due| due <= Instant::now()) {
             self.clock.last_rehearsal = Instant::now();
             let replay = self.rehearsed();
             self.step(&[], replay)?;

@@ -14,6 +14,7 @@ mod checks;
 pub mod cuda;
 mod host;
 pub mod kernels;
+mod turns;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,8 @@ use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
 pub use checks::{Check, check_kernels};
 pub use cuda::{Fault, fault};
-pub use host::{give_way, peak_resident_bytes, resident_bytes};
+pub use host::{give_way, let_idle_threads_sleep, peak_resident_bytes, resident_bytes};
+pub use turns::Turn;
 
 /// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +129,12 @@ pub fn memory(device: &Device) -> Option<DeviceMemory> {
 /// embedding goes through here; tensors that leave it stay valid.
 pub fn in_pool<T>(work: impl FnOnce() -> T) -> T {
     backends::in_pool(work)
+}
+
+/// Does work on the threads that compute for a device: of the CPU's pool, else this one.
+pub fn on_compute_threads<T: Send>(device: &Device, work: impl FnOnce() -> T + Send) -> T {
+    let threads = if device.is_cpu() { kernels::Threads::Pool } else { kernels::Threads::Caller };
+    threads.run(work)
 }
 
 /// What was found, and what was not and why.

@@ -42,5 +42,5 @@ pub(super) async fn post(api: Api, request: Request) -> Result<Json<Classificati
     let (k, temperature) = (fields.k()?, fields.positive("temperature")?);
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    api.compute.run(held, move || answers.classify(&subject, k, temperature)).await.map(Json)
+    api.compute.run_one(held, move || answers.classify(&subject, k, temperature)).await.map(Json)
 }

@@ -50,7 +50,7 @@ pub(super) async fn post(api: Api, request: Request) -> Result<Response, Problem
     let Question { subject, held, fields } = Question::read(&api, request).await?;
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    let embedding = api.compute.run(held, move || answers.embed(&subject)).await?;
+    let embedding = api.compute.run_one(held, move || answers.embed(&subject)).await?;
     if !binary {
         return Ok(Json(embedding).into_response());
     }
@@ -98,7 +98,7 @@ pub(super) async fn list(api: Api, headers: HeaderMap, mut fields: Fields) -> Re
     let (limit, after, filter) = (fields.limit()?, fields.after()?, fields.filter()?);
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    let page = api.compute.run(None, move || answers.embeddings(&filter, after, limit)).await?;
+    let page = api.compute.run((), move || answers.embeddings(&filter, after, limit)).await?;
     if !wants_binary(&headers) {
         return Ok(Json(page).into_response());
     }

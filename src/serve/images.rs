@@ -56,7 +56,7 @@ pub(super) async fn list(api: Api, mut fields: Fields) -> Result<Json<ImageList>
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
     let page = move || answers.images(&filter, newest_first, after, limit + 1);
-    let mut images = api.storage.run(None, page).await?;
+    let mut images = api.storage.run((), page).await?;
     let more = images.len() > limit;
     images.truncate(limit);
     let next = if more { images.last().map(|image| image.id) } else { None };
@@ -70,7 +70,7 @@ pub(super) async fn list(api: Api, mut fields: Fields) -> Result<Json<ImageList>
 pub(super) async fn show(api: Api, id: Segment, _: NoFields) -> Result<Json<StoredImage>, Problem> {
     let id = id.id()?;
     let answers = Arc::clone(&api.answers);
-    api.storage.run(None, move || answers.image(id)).await.map(Json)
+    api.storage.run((), move || answers.image(id)).await.map(Json)
 }
 
 /// The stored pixels of one image
@@ -88,7 +88,7 @@ pub(super) async fn thumbnail(api: Api, id: Segment, mut fields: Fields) -> Resu
     };
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    let png = match api.storage.run(None, move || answers.thumbnail(id)).await {
+    let png = match api.storage.run((), move || answers.thumbnail(id)).await {
         // A page shows lists that are a moment old.
         Err(problem) if blank && problem.status == 404 => BLANK.to_vec(),
         png => png?,
@@ -120,5 +120,5 @@ pub(super) async fn forget_several(api: Api, mut fields: Fields) -> Result<Json<
 
 async fn remove(api: &Api, ids: Vec<u64>) -> Result<Forgotten, Problem> {
     let answers = Arc::clone(&api.answers);
-    api.changes.run(None, move || answers.forget_images(&ids)).await
+    api.changes.run((), move || answers.forget_images(&ids)).await
 }

@@ -52,7 +52,7 @@ pub(super) async fn list(api: Api, mut fields: Fields) -> Result<Json<LabelList>
     let (limit, after) = (fields.limit()?, fields.text("after")?);
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    let mut labels = api.storage.run(None, move || Ok(answers.labels())).await?;
+    let mut labels = api.storage.run((), move || Ok(answers.labels())).await?;
     labels.retain(|entry| after.as_ref().is_none_or(|after| entry.label > *after));
     let more = labels.len() > limit;
     labels.truncate(limit);
@@ -72,7 +72,7 @@ pub(super) async fn show(api: Api, label: Segment, mut fields: Fields) -> Result
     let (limit, after) = (fields.limit()?, fields.after()?);
     fields.finish()?;
     let (answers, asked) = (Arc::clone(&api.answers), label.clone());
-    let mut ids = api.storage.run(None, move || Ok(answers.labelled(&asked))).await?;
+    let mut ids = api.storage.run((), move || Ok(answers.labelled(&asked))).await?;
     ids.retain(|id| *id > after);
     let more = ids.len() > limit;
     ids.truncate(limit);
@@ -104,5 +104,5 @@ pub(super) async fn remove(api: Api, mut fields: Fields) -> Result<Json<LabelCha
     let ids = fields.ids("ids", MAX_COUNT)?;
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    api.storage.run(None, move || answers.remove_labels(&ids)).await.map(Json)
+    api.storage.run((), move || answers.remove_labels(&ids)).await.map(Json)
 }

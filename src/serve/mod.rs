@@ -154,7 +154,7 @@ pub fn router(answers: Arc<dyn Answers>, limits: &Limits, hooks: Hooks, access: 
     let shared = Arc::new(Shared {
         answers,
         bodies: BodyReader::new(limits.body_bytes, limits.held_body_bytes, limits.request_time),
-        compute: Work::new("the line of queries", running, waiting).in_place(),
+        compute: Work::new("the line of queries", running, waiting),
         ingest: Work::new("the line of posted images", limits.ingest_running, waiting),
         storage: Work::new("the line of reads and changes", running, waiting),
         changes: Work::new("the line of changes", CHANGES_RUNNING, waiting),

@@ -11,14 +11,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::body::{Content, Upload};
 use super::fields::{Fields, NoFields, missing};
 use super::openapi::Binary;
+use super::work::Held;
 use super::{Api, Problem, Shared};
 use crate::daemon::answers::{NeighbourBatch, Neighbours, Subject};
+use crate::device::Turn;
 
 /// Questions of one batch.
 pub(super) const MAX_BATCH: usize = 64;
@@ -107,7 +108,7 @@ pub(super) async fn post(api: Api, request: Request) -> Result<Json<Neighbours>,
     fields.finish()?;
     let page = crate::daemon::answers::Page { k, offset: offset.unwrap_or(0) as usize };
     let answers = Arc::clone(&api.answers);
-    api.compute.run(held, move || answers.query(&subject, &page, &filter)).await.map(Json)
+    api.compute.run_one(held, move || answers.query(&subject, &page, &filter)).await.map(Json)
 }
 
 /// The stored images nearest to each of several
@@ -127,37 +128,36 @@ pub(super) async fn batch(api: Api, _: NoFields, request: Request) -> Result<Jso
 /// A question about one image, sent along or stored.
 pub(super) struct Question {
     pub(super) subject: Subject,
-    /// The body's share of the budget.
-    pub(super) held: Option<OwnedSemaphorePermit>,
+    pub(super) held: Held,
     /// The rest of what was said.
     pub(super) fields: Fields,
 }
 
 impl Question {
     pub(super) async fn read(shared: &Shared, request: Request) -> Result<Self, Problem> {
+        let turn = Turn::ask();
         let (parts, body) = request.into_parts();
         let (content, upload) = shared.bodies.read(&parts, body, &[Content::Image, Content::Json]).await?;
-        match content {
-            Content::Image => Self::of_image(&parts, upload),
-            Content::Json => Self::of_json(&parts, upload),
-        }
+        turn.renew();
+        let Upload { bytes, held } = upload;
+        let received = bytes.len();
+        let (subject, fields) = match content {
+            Content::Image => (Subject::Encoded(bytes), Fields::of_query(&parts.uri)?),
+            Content::Json => Self::of_json(&parts, &bytes)?,
+        };
+        Ok(Self { subject, held: Held { bytes: received, budget: held, turn }, fields })
     }
 
-    fn of_image(parts: &Parts, upload: Upload) -> Result<Self, Problem> {
-        let fields = Fields::of_query(&parts.uri)?;
-        Ok(Self { subject: Subject::Encoded(upload.bytes), held: upload.held, fields })
-    }
-
-    fn of_json(parts: &Parts, upload: Upload) -> Result<Self, Problem> {
+    fn of_json(parts: &Parts, bytes: &[u8]) -> Result<(Subject, Fields), Problem> {
         Fields::of_query(&parts.uri)?.none_beside_json()?;
-        let mut fields = Fields::of_json(&upload.bytes)?;
+        let mut fields = Fields::of_json(bytes)?;
         let subject = match (fields.whole("id", 0..=u64::MAX)?, vector(&mut fields)?) {
             (Some(id), None) => Subject::Stored(id),
             (None, Some(subject)) => subject,
             (None, None) => return Err(fields.no_subject()),
             (Some(_), Some(_)) => return Err(Problem::invalid("vector", "give either `id` or `vector`, not both")),
         };
-        Ok(Self { subject, held: upload.held, fields })
+        Ok((subject, fields))
     }
 }
 

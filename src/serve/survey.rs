@@ -27,7 +27,7 @@ pub(super) async fn map(api: Api, mut fields: Fields) -> Result<Json<EmbeddingMa
     let limit = fields.whole("limit", 1..=MAX_POINTS)?.unwrap_or(DEFAULT_POINTS) as usize;
     fields.finish()?;
     let answers = Arc::clone(&api.answers);
-    api.compute.run(None, move || answers.map(limit)).await.map(Json)
+    api.compute.run((), move || answers.map(limit)).await.map(Json)
 }
 
 /// The whole bank as a safetensors file
@@ -39,7 +39,7 @@ pub(super) async fn map(api: Api, mut fields: Fields) -> Result<Json<EmbeddingMa
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn bank(api: Api, _: NoFields) -> Result<Response, Problem> {
     let answers = Arc::clone(&api.answers);
-    let file = api.exports.run(None, move || answers.bank_file()).await?;
+    let file = api.exports.run((), move || answers.bank_file()).await?;
     Ok(download("bank", file))
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn bank(api: Api, _: NoFields) -> Result<Response, Problem> {
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn encoder(api: Api, _: NoFields) -> Result<Response, Problem> {
     let answers = Arc::clone(&api.answers);
-    let file = api.exports.run(None, move || answers.encoder_file()).await?;
+    let file = api.exports.run((), move || answers.encoder_file()).await?;
     Ok(download("encoder", file))
 }
 

@@ -30,5 +30,5 @@ pub(super) async fn resume(api: Api, _: NoFields) -> Json<TrainingState> {
     (status = "default", response = crate::serve::openapi::AnyProblem)))]
 pub(super) async fn checkpoint(api: Api, _: NoFields) -> Result<Json<CheckpointStatus>, Problem> {
     let answers = Arc::clone(&api.answers);
-    api.changes.run(None, move || answers.checkpoint_now()).await.map(Json)
+    api.changes.run((), move || answers.checkpoint_now()).await.map(Json)
 }

@@ -142,3 +142,35 @@ fn the_client_in_python_and_the_daemon_agree() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{}", daemon.log());
 }
+
+/// Seconds of processor time that a process has taken so far, by the kernel's clock ticks of 10 ms.
+#[cfg(target_os = "linux")]
+fn processor_seconds(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+/// Waiting is not done by turning in circles, whatever there is nothing to do for.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_daemon_with_nothing_to_learn_takes_no_processor_time() {
+    let quick = "learn.idle_steps_per_second=1000";
+    for (setting, paused) in [("learn.strategy=lump", true), ("learn.strategy=finetune", false)] {
+        let folder = tempdir().unwrap();
+        let daemon = Daemon::start(&folder.path().join("state"), &["--set", quick, "--set", setting]);
+        if paused {
+            daemon.ask(&["pause"]);
+        }
+        for number in 0..4 {
+            assert_eq!(daemon.post_image("/v1/images", &png(number)).status, 201);
+        }
+        // Longer than anything that images start.
+        std::thread::sleep(Duration::from_secs(4));
+        let before = processor_seconds(daemon.pid());
+        std::thread::sleep(Duration::from_secs(2));
+        let taken = processor_seconds(daemon.pid()) - before;
+        assert!(taken < 1.0, "{setting}: {taken} of 2 seconds");
+        assert_eq!(daemon.stop().0, Some(0));
+    }
+}

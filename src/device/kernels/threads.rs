@@ -7,6 +7,8 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
+use crate::device::turns::give_turn;
+
 /// Who computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
@@ -25,11 +27,23 @@ impl Threads {
         }
     }
 
+    /// Does work of many kernels on one of the threads that compute them. From a thread outside the pool each kernel would wake
+    /// it and wait for it: some four hundred times in a gradient step.
+    pub fn run<T: Send>(self, work: impl FnOnce() -> T + Send) -> T {
+        match self {
+            Threads::Caller => work(),
+            Threads::Pool => rayon::scope(|_| work()),
+        }
+    }
+
     /// Calls `work(index, chunk)` for every chunk of `length` values of `target`; the last one may be shorter.
     pub(super) fn for_each_chunk(self, target: &mut [f32], length: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
         match self {
             Threads::Caller => target.chunks_mut(length).enumerate().for_each(|(i, chunk)| work(i, chunk)),
-            Threads::Pool => target.par_chunks_mut(length).enumerate().for_each(|(i, chunk)| work(i, chunk)),
+            Threads::Pool => target.par_chunks_mut(length).enumerate().for_each(|(i, chunk)| {
+                give_turn();
+                work(i, chunk);
+            }),
         }
     }
 
@@ -47,7 +61,10 @@ impl Threads {
             }
             Threads::Pool => {
                 let pairs = first.par_chunks_mut(first_length).zip(second.par_chunks_mut(second_length));
-                pairs.enumerate().for_each(|(i, (a, b))| work(i, a, b));
+                pairs.enumerate().for_each(|(i, (a, b))| {
+                    give_turn();
+                    work(i, a, b);
+                });
             }
         }
     }
@@ -56,7 +73,10 @@ impl Threads {
     pub(super) fn for_each<T: Send>(self, pieces: Vec<T>, work: impl Fn(T) + Send + Sync) {
         match self {
             Threads::Caller => pieces.into_iter().for_each(work),
-            Threads::Pool => pieces.into_par_iter().for_each(work),
+            Threads::Pool => pieces.into_par_iter().for_each(|piece| {
+                give_turn();
+                work(piece);
+            }),
         }
     }
 }

@@ -135,11 +135,13 @@ impl Embedder for CpuEmbedder {
         let mut maps: [Vec<f32>; 3] = lent.and_then(|maps| maps.try_into().ok()).unwrap_or_default();
         let mut features = Vec::with_capacity(count * self.features);
         with_values(images, |images| {
-            let stem = plan.layers.all[0].shape.output_values(self.isa);
-            let together = (TOGETHER_VALUES / stem).clamp(threads.count().min(TOGETHER), TOGETHER);
-            for images in images.chunks(together * height * width * 3) {
-                self.run(&plan, threads, images, &mut maps, &mut features);
-            }
+            threads.run(|| {
+                let stem = plan.layers.all[0].shape.output_values(self.isa);
+                let together = (TOGETHER_VALUES / stem).clamp(threads.count().min(TOGETHER), TOGETHER);
+                for images in images.chunks(together * height * width * 3) {
+                    self.run(&plan, threads, images, &mut maps, &mut features);
+                }
+            });
         })?;
         self.maps.lock().unwrap_or_else(PoisonError::into_inner).push(maps.into());
         Tensor::from_vec(features, (count, self.features), &Device::Cpu)

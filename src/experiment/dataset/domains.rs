@@ -17,28 +17,40 @@ const PIXELS: usize = SIDE * SIDE * 3;
 pub const DOMAINS: [&str; 10] =
     ["clean", "invert", "rot90", "blur", "dark", "bright", "contrast", "gray", "noise", "warm"];
 
-/// CIFAR-10, of each class every tenth image in the same domain.
+/// CIFAR-10, of each class every tenth training image in the same domain, and every test image in each.
 pub(super) fn read(folder: &Path, side: usize) -> Result<Dataset, ExperimentError> {
     let mut dataset = cifar::ten(folder, SIDE)?;
-    for part in [&mut dataset.train, &mut dataset.test] {
-        divide(part, dataset.class_names.len());
-        part.pixels = resized(std::mem::take(&mut part.pixels), SIDE, side);
+    let train = std::mem::take(&mut dataset.train);
+    let domains = in_turn(&train.classes, dataset.class_names.len());
+    let pixels = shown(&train, &domains, side);
+    dataset.train = Labelled { pixels, domains, ..train };
+    let test = std::mem::take(&mut dataset.test);
+    for domain in 0..DOMAINS.len() as u32 {
+        let domains = vec![domain; test.classes.len()];
+        dataset.test.pixels.extend(shown(&test, &domains, side));
+        dataset.test.classes.extend(&test.classes);
+        dataset.test.domains.extend(domains);
     }
     (dataset.name, dataset.side) = ("cifar10-domains".into(), side);
     Ok(dataset)
 }
 
-fn divide(part: &mut Labelled, classes: usize) {
-    let mut seen = vec![0; classes];
+/// Of each class the domains in turn.
+fn in_turn(classes: &[u32], count: usize) -> Vec<u32> {
+    let mut seen = vec![0; count];
     let of = |&class: &u32| {
         seen[class as usize] += 1;
         (seen[class as usize] - 1) % DOMAINS.len() as u32
     };
-    part.domains = part.classes.iter().map(of).collect();
-    let images = part.pixels.par_chunks_exact(PIXELS).zip(&part.domains).enumerate();
+    classes.iter().map(of).collect()
+}
+
+/// The images, each in its domain, at another size.
+fn shown(part: &Labelled, domains: &[u32], side: usize) -> Vec<u8> {
+    let images = part.pixels.par_chunks_exact(PIXELS).zip(domains).enumerate();
     let images: Vec<Vec<u8>> =
         images.map(|(number, (image, &domain))| transform(image, domain as usize, number as u64)).collect();
-    part.pixels = images.concat();
+    resized(images.concat(), SIDE, side)
 }
 
 /// One image of 32x32 RGB pixels in one of the [`DOMAINS`]; `number` draws its noise.

@@ -7,9 +7,6 @@ use crate::config::Seed;
 use crate::experiment::ExperimentError;
 use crate::stream::camera::{Camera, Product, SIDE, Script};
 
-/// Test shots for each training shot: one in so many.
-const TEST_SHARE: usize = 4;
-
 pub(super) fn make(side: usize, seed: Seed) -> Result<Dataset, ExperimentError> {
     let script = Script::default();
     let frames = script.frames();
@@ -17,7 +14,7 @@ pub(super) fn make(side: usize, seed: Seed) -> Result<Dataset, ExperimentError> 
     let train = shots(&Camera::new(script.clone(), seed), (0..frames).collect(), side);
     // Another camera of the same script: other shots of the same phases.
     let other = Seed(seed.random("test camera", 0).next_u64());
-    let test = shots(&Camera::new(script, other), (0..frames).step_by(TEST_SHARE).collect(), side);
+    let test = shots(&Camera::new(script, other), (0..frames).collect(), side);
     Ok(Dataset { name: "simulated".into(), side, class_names, train, test, notes: Vec::new() })
 }
 

@@ -74,11 +74,13 @@ fn cifar_in_ten_lights_has_as_many_images_of_each_class_in_each() {
     }
     let pixel = |at: usize| &dataset.train.image(at)[..3];
     assert_eq!((pixel(0), pixel(2)), (&[100u8, 101, 102][..], &[155u8, 154, 153][..]));
-    assert_eq!(dataset.test.domains, [0, 1]);
+    // Every test image is in every domain.
+    assert_eq!(dataset.test.domains, (0..10).flat_map(|domain| [domain; 2]).collect::<Vec<_>>());
+    assert_eq!(dataset.test.classes, dataset.test.classes[..2].repeat(10));
     // Tasks are the domains, and a larger encoder's images are made of the same.
     let settings = RunSettings { dataset: "cifar10-domains".into(), ..RunSettings::default() };
     let split = Split::new(&RunSettings { tasks: 2, split: SplitKind::Domains, ..settings }, &dataset).unwrap();
-    assert_eq!((split.tasks[1].train.len(), split.tasks[1].test.len()), (4, 1));
+    assert_eq!((split.tasks[1].train.len(), split.tasks[1].test.len()), (4, 2));
     assert_eq!(open("cifar10-domains", folder.path(), 64, Seed(0)).unwrap().train.image(0).len(), 64 * 64 * 3);
 }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor, Var};
 
 use super::step::Clock;
 use super::{Skip, StepReport, StepSeconds, Trainer, all_finite, halves};
-use crate::device::in_pool;
+use crate::device::{in_pool, on_compute_threads};
 use crate::encoder::EncoderError;
 use crate::learn::LearnError;
 use crate::learn::batch::{Batch, Gradient, Samples};
@@ -36,7 +36,8 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::step`]; where the objective needs labels that are missing.
     pub fn step_samples(&mut self, stream: &Samples<'_>, replay: &Samples<'_>) -> Result<StepReport, LearnError> {
-        let error = match in_pool(|| self.try_step(stream, replay)) {
+        let device = self.backbone.parameters().device().clone();
+        let error = match on_compute_threads(&device, || in_pool(|| self.try_step(stream, replay))) {
             Err(error) if error.is_out_of_memory() => error,
             other => return other,
         };
@@ -44,7 +45,7 @@ impl Trainer {
         let again = (self.share == 1 && !self.changing).then(|| {
             self.share = 2;
             self.backbone.release();
-            in_pool(|| self.try_step(stream, replay))
+            on_compute_threads(&device, || in_pool(|| self.try_step(stream, replay)))
         });
         match (again, error) {
             (Some(Err(LearnError::Tensor(error) | LearnError::Encoder(EncoderError::Tensor(error)))), _)

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::device::turns::give_turn;
+
 use super::super::{
     Isa, Shape, Threads,
     partition::{Partition, Task},
@@ -66,6 +68,7 @@ impl Kernel for Part<'_> {
             self.sums.fill(0.0);
         }
         while first < self.task.images.end {
+            give_turn();
             let images = group.min(self.task.images.end - first);
             let input = &self.input[first * shape.input_values(isa)..][..images * shape.input_values(isa)];
             let gradient =

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::device::turns::give_turn;
+
 use super::super::{
     Isa, Products, Shape, Threads,
     partition::{Partition, Task, scatter},
@@ -94,6 +96,7 @@ impl Part<'_> {
         }
         let mut transforms = Transforms { tiling: &tiling, input, output_gradient, inputs: &task.inputs, edge };
         for first in (first_tile..end).step_by(tiling.block) {
+            give_turn();
             let count = tiling.block.min(end - first);
             for tile in 0..count {
                 let place = tiling.place(first + tile);
