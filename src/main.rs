@@ -5,8 +5,7 @@ use clap::Parser;
 use lumpd::cli::{self, CommandLine};
 
 fn main() -> ExitCode {
-    // SAFETY: this is the only thread.
-    unsafe { lumpd::device::let_idle_threads_sleep() };
+    lumpd::device::let_idle_threads_sleep();
     let line = CommandLine::parse();
     let mut out = stdout();
     match line.run(&mut out).and_then(|()| Ok(out.flush()?)) {

@@ -14,6 +14,7 @@ mod checks;
 pub mod cuda;
 mod host;
 pub mod kernels;
+mod process;
 mod turns;
 
 use candle_core::Device;
@@ -24,7 +25,8 @@ use crate::config::{Bytes, DeviceKind, DeviceSettings};
 
 pub use checks::{Check, check_kernels};
 pub use cuda::{Fault, fault};
-pub use host::{give_way, let_idle_threads_sleep, peak_resident_bytes, resident_bytes};
+pub use host::{peak_resident_bytes, resident_bytes};
+pub use process::{give_way, let_idle_threads_sleep};
 pub use turns::Turn;
 
 /// Why a device cannot be used.

@@ -142,7 +142,7 @@ fn unsafe_is_confined_and_every_block_says_why_it_is_sound() {
     for path in found {
         let inner = path.strip_prefix(&src).expect("within src").display().to_string();
         let allowed = ["device/kernels", "device/cuda"].iter().any(|room| inner.starts_with(room))
-            || inner == "replay/backing.rs";
+            || ["device/process.rs", "replay/backing.rs"].contains(&inner.as_str());
         let text = fs::read_to_string(&path).expect("readable source");
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
