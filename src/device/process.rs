@@ -6,7 +6,7 @@
 const GIVE_WAY: i32 = 10;
 
 /// How long a turn threads that train ask for. One that wakes for a shorter turn is let in at once (Linux 6.12 and later);
-/// as it is, it would wait for a millisecond where training has just begun its own. Linux allows no longer one.
+/// otherwise it waits for a millisecond where training has just begun its own turn. Linux allows no longer one.
 #[cfg(target_os = "linux")]
 const LONG_TURN: std::time::Duration = std::time::Duration::from_millis(100);
 
