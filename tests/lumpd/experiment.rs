@@ -77,6 +77,23 @@ fn a_killed_run_goes_on_to_the_result_of_one_that_was_not() {
 }
 
 #[test]
+fn a_run_that_diverges_is_told_and_does_not_keep_the_others_from_running() {
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(folder.path());
+    let sweep = folder.path().join("sweep.toml");
+    let settings = SMALL.split_whitespace().map(|setting| setting.replace("resnet18-w16", "'resnet18-w16'") + "\n");
+    let rates = "dataset = 'split-cifar10'\nobjective = 'simclr'\nepochs = 2\nlearning_rate = [1e30, 0.01]\n";
+    let text = format!("name = 'rates'\n[common]\n{}[[run]]\n{rates}", settings.collect::<String>());
+    fs::write(&sweep, text).unwrap();
+    let (data, out) = (folder.path().to_str().unwrap(), folder.path().join("out"));
+    let output = run(&["experiment", "sweep", sweep.to_str().unwrap(), "--data", data, "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 of 2 runs diverged"), "{}", stderr(&output));
+    assert_eq!(stdout(&output).matches(": accuracy").count(), 1, "{}", stdout(&output));
+    assert!(out.join("report/report.md").is_file(), "of the run that ended");
+}
+
+#[test]
 fn a_missing_dataset_says_what_is_expected_and_who_published_it() {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().to_str().unwrap();

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
@@ -14,6 +14,7 @@ use crate::evaluate::AccuracySummary;
 use crate::experiment::report::Report;
 use crate::experiment::run::{Place, Standing, run};
 use crate::experiment::{ExperimentError, RunResult, RunSettings};
+use crate::learn::LearnError;
 
 /// Where standard error is no terminal, a line as often as this.
 const LINE_INTERVAL: Duration = Duration::from_secs(60);
@@ -26,10 +27,12 @@ pub(super) struct Setup<'a> {
     pub json: bool,
 }
 
-/// Plays runs, each in the folder of its name, and writes the report of them beside these.
+/// Plays runs, each in the folder of its name, and writes the report of them beside these. A run that diverges says so and
+/// leaves no result; the others go on, and the error at the end names it.
 pub(super) fn all(runs: &[(String, RunSettings)], setup: &Setup<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
     let &Setup { data, folder, json } = setup;
     let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let mut diverged = Vec::new();
     for (number, (name, settings)) in runs.iter().enumerate() {
         let place = Place { data: data.into(), out: folder.join(name), command: command.clone() };
         let mut progress = Progress::new(format!("{}/{} {name}", number + 1, runs.len()));
@@ -38,7 +41,11 @@ pub(super) fn all(runs: &[(String, RunSettings)], setup: &Setup<'_>, out: &mut d
             ControlFlow::Continue(())
         });
         progress.end();
-        if let Some(result) = result.map_err(classed).with_context(|| format!("run {name}"))? {
+        if let Err(ExperimentError::Learn(error @ LearnError::Diverged { .. })) = &result {
+            // Nothing can be told where standard error itself is closed.
+            let _ = writeln!(stderr(), "run {name} diverged: {error}");
+            diverged.push(&**name);
+        } else if let Some(result) = result.map_err(classed).with_context(|| format!("run {name}"))? {
             match json {
                 true => writeln!(out, "{}", json!({ "run": name, "result": result }))?,
                 false => writeln!(out, "{name}: {}", told(&result))?,
@@ -46,6 +53,22 @@ pub(super) fn all(runs: &[(String, RunSettings)], setup: &Setup<'_>, out: &mut d
             out.flush()?;
         }
     }
+    if diverged.len() < runs.len() {
+        report(setup, out)?;
+    }
+    match &diverged[..] {
+        [] => Ok(()),
+        names => bail!(
+            "{} of {} runs diverged and have no result: {}; lower learning_rate for them",
+            names.len(),
+            runs.len(),
+            names.join(", ")
+        ),
+    }
+}
+
+fn report(setup: &Setup<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
+    let &Setup { folder, json, .. } = setup;
     let report = Report::gather(&[folder.to_owned()]).map_err(classed)?;
     report.write(&folder.join("report")).map_err(classed)?;
     let written = folder.join("report/report.md");
