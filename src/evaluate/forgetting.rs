@@ -1,10 +1,11 @@
 //! What each task has lost since it ended, measured on its probes without labels.
 //!
-//! When a task has ended, the next version's embeddings of its probes become its reference. Every later version is compared
-//! with it: overlap of the 10 nearest neighbours (the headline), debiased CKA, the change of the self-supervised loss and of
-//! the view recall. A task that returns and ends again gets a new reference, and its history begins anew.
+//! When a task has ended, the next version's embeddings of its probes, as they are and in two views, become its reference. Every
+//! later version is compared with it: the 10 nearest neighbours that the views confirm (the headline), debiased CKA, the change
+//! of the self-supervised loss and of the view recall. A task that returns and ends again gets a new reference, and its
+//! history begins anew.
 //!
-//! State, in memory and in a checkpoint: 4 x width bytes for each probe (a reference keeps only rows of probes that are
+//! State, in memory and in a checkpoint: 12 x width bytes for each probe (a reference keeps only rows of probes that are
 //! still held, so `max_probes` bounds them), and some 300 bytes for each measurement (`history` a task).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,10 +17,10 @@ use crate::segment::TaskId;
 use crate::stream::FrameId;
 
 use super::measurement::{
-    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, levels, representation,
+    Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views, levels, representation,
 };
-use super::similarity::{ViewLevels, cka_debiased, forgetting_index, neighbour_overlaps, overlap_chance, view_levels};
-use super::{AccuracyMatrix, Features, Interval, Reason, history, mean_interval};
+use super::similarity::{ViewLevels, cka_debiased, neighbour_overlaps, view_levels};
+use super::{AccuracyMatrix, Faces, Features, Interval, Reason, cka_kept, history, neighbours_kept, ratio_interval};
 
 /// Neighbours of the overlap.
 pub(super) const NEIGHBOURS: usize = 10;
@@ -66,7 +67,7 @@ pub struct ForgettingMonitor {
     seed: u64,
     history: usize,
     pub(super) book: Book,
-    pub(super) references: BTreeMap<TaskId, Features>,
+    pub(super) references: BTreeMap<TaskId, Faces>,
 }
 
 impl ForgettingMonitor {
@@ -155,28 +156,29 @@ impl ForgettingMonitor {
             self.record(task).undefined = Some(Reason::TooFewProbes { found: held.len(), needed: MIN_PROBES });
             return Ok(None);
         }
-        let features = meter.embed(held)?;
-        if features.len() != held.len() {
+        let plain = meter.embed(held)?;
+        let Views { first, second } = meter.views(held)?;
+        let faces = Faces { plain, first, second };
+        if !faces.are_of(held.len()) {
             return Err("the encoder returned another number of embeddings than of probes".into());
         }
-        if !features.is_finite() {
+        if !faces.is_finite() {
             self.record(task).undefined = Some(Reason::NotFinite);
             return Ok(None);
         }
-        let views = meter.views(held)?;
-        let seen = view_levels(&views.first, &views.second);
-        let other_width = self.references.get(&task).is_some_and(|reference| reference.width() != features.width());
+        let seen = view_levels(&faces.first, &faces.second);
+        let other_width = self.references.get(&task).is_some_and(|reference| reference.width() != faces.width());
         if self.book.tasks[&task].awaits_reference || other_width {
-            self.take_reference(task, version, held, &features, seen, meter)?;
+            self.take_reference(task, version, held, &faces, seen, meter)?;
         }
-        let mut measurement = levels(version, held, &features, seen, meter);
-        let undefined = self.compare(task, held, &features, meter, &mut measurement)?;
+        let mut measurement = levels(version, held, &faces.plain, seen, meter);
+        let undefined = self.compare(task, held, &faces, meter, &mut measurement)?;
         let limit = self.history;
         let record = self.record(task);
         record.undefined = undefined;
         record.history.push(measurement);
         history::thin(&mut record.history, limit, |measurement| measurement.version.frames);
-        Ok(Some(features))
+        Ok(Some(faces.plain))
     }
 
     fn take_reference(
@@ -184,7 +186,7 @@ impl ForgettingMonitor {
         task: TaskId,
         version: &Version,
         held: &[FrameId],
-        features: &Features,
+        faces: &Faces,
         levels: Option<ViewLevels>,
         meter: &mut dyn ProbeMeter,
     ) -> Result<(), MeterError> {
@@ -203,7 +205,7 @@ impl ForgettingMonitor {
         let record = self.record(task);
         (record.reference, record.awaits_reference) = (Some(reference), false);
         record.history.clear();
-        self.references.insert(task, features.clone());
+        self.references.insert(task, faces.clone());
         Ok(())
     }
 
@@ -212,7 +214,7 @@ impl ForgettingMonitor {
         &self,
         task: TaskId,
         held: &[FrameId],
-        features: &Features,
+        faces: &Faces,
         meter: &mut dyn ProbeMeter,
         measurement: &mut Measurement,
     ) -> Result<Option<Reason>, MeterError> {
@@ -226,9 +228,12 @@ impl ForgettingMonitor {
         if rows.len() != before.len() || rows.len() < MIN_PROBES {
             return Ok(Some(Reason::TooFewProbes { found: rows.len(), needed: MIN_PROBES }));
         }
-        let now = features.select(&rows);
+        let now = faces.select(&rows);
         measurement.probes = rows.len();
-        measurement.cka_debiased = cka_debiased(before, &now);
+        measurement.cka_debiased = cka_debiased(&before.plain, &now.plain);
+        measurement.cka_kept = cka_kept(before, &now);
+        measurement.neighbour_overlap = neighbour_overlaps(&before.plain, &now.plain, NEIGHBOURS)
+            .map(|overlaps| overlaps.iter().sum::<f64>() / overlaps.len() as f64);
         measurement.view_recall_change =
             measurement.view_recall.zip(reference.view_recall).map(|(now, then)| now - then);
         measurement.view_bits_change = measurement.view_bits.zip(reference.view_bits).map(|(now, then)| now - then);
@@ -236,20 +241,18 @@ impl ForgettingMonitor {
             measurement.loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
             measurement.loss_change = measurement.loss.map(|now| now - then);
         }
-        let overlaps = neighbour_overlaps(before, &now, NEIGHBOURS).zip(overlap_chance(rows.len(), NEIGHBOURS));
-        let Some((overlaps, chance)) = overlaps else { return Ok(Some(Reason::NothingKnown)) };
-        let index = |overlap: f64| forgetting_index(overlap, chance);
-        let overlap = overlaps.iter().sum::<f64>() / overlaps.len() as f64;
+        let Some(neighbours) = neighbours_kept(before, &now, NEIGHBOURS) else { return Ok(Some(Reason::NothingKnown)) };
+        let pairs: Vec<(f64, f64)> = neighbours.iter().map(|image| (image.across, image.then)).collect();
         let mut random = Seed(self.seed).random("forgetting-interval", u64::from(task.0));
-        measurement.neighbour_overlap = Some(overlap);
-        measurement.forgetting_index = Some(index(overlap));
-        measurement.forgetting_interval = mean_interval(&overlaps, &mut random)
-            .map(|interval| Interval { low: index(interval.high), high: index(interval.low) });
+        let Some(interval) = ratio_interval(&pairs, &mut random) else { return Ok(Some(Reason::NothingKnown)) };
+        let sums = pairs.iter().fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
+        measurement.forgetting_index = Some(1.0 - sums.0 / sums.1);
+        measurement.forgetting_interval = Some(Interval { low: 1.0 - interval.high, high: 1.0 - interval.low });
         Ok(None)
     }
 
     fn drop_rows_no_longer_held(&mut self, probes: &BTreeMap<TaskId, Vec<FrameId>>) {
-        for (task, features) in &mut self.references {
+        for (task, faces) in &mut self.references {
             let held: BTreeSet<&FrameId> = probes.get(task).into_iter().flatten().collect();
             let Some(reference) = self.book.tasks.get_mut(task).and_then(|record| record.reference.as_mut()) else {
                 continue;
@@ -262,7 +265,7 @@ impl ForgettingMonitor {
             let unbroken = kept.iter().enumerate().take_while(|(at, kept)| at == *kept).count();
             reference.losses.retain(|(length, _)| *length <= unbroken);
             reference.probes = kept.iter().map(|&at| reference.probes[at]).collect();
-            *features = features.select(&kept);
+            *faces = faces.select(&kept);
         }
     }
 
@@ -298,7 +301,7 @@ impl ForgettingMonitor {
 
     /// Bytes of the references' embeddings.
     pub fn reference_bytes(&self) -> usize {
-        self.references.values().map(|features| 4 * features.values().len()).sum()
+        self.references.values().map(|faces| 4 * faces.numbers()).sum()
     }
 }
 

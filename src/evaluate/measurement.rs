@@ -81,11 +81,15 @@ pub struct Measurement {
     pub probes: usize,
     /// Share of the 10 nearest neighbours at the task's end that still are; chance is 10 / (probes - 1).
     pub neighbour_overlap: Option<f64>,
-    /// 0: neighbourhoods as they were; about 1: as good as drawn by lot.
+    /// What is gone of the 10 nearest neighbours that other views of a probe confirmed at the task's end: 0 nothing, about 1 as
+    /// much as with unrelated embeddings.
     pub forgetting_index: Option<f64>,
     /// 95 % interval of `forgetting_index`.
     pub forgetting_interval: Option<Interval>,
     pub cka_debiased: Option<f64>,
+    /// What is left of the CKA that other views of the probes confirmed at the task's end: 1 all, about 0 nothing.
+    #[serde(default)]
+    pub cka_kept: Option<f64>,
     /// Self-supervised loss on the probes that the loss at the task's end was taken of.
     #[serde(default)]
     pub loss: Option<f64>,
@@ -150,6 +154,7 @@ pub(super) fn levels(
         forgetting_index: None,
         forgetting_interval: None,
         cka_debiased: None,
+        cka_kept: None,
         loss: None,
         loss_change: None,
         view_recall: levels.map(|levels| levels.recall),

@@ -1,8 +1,8 @@
 //! What the encoder knows, and what it is losing.
 //!
 //! Label-free: a bounded set of probes of each task ([`ProbeSets`]) is embedded when the task ends and again by every
-//! published version; [`ForgettingMonitor`] compares the two ([`similarity`]) and reports how much of each task's
-//! neighbourhoods is still there, beside measures of the level ([`spectrum`]), since what does not move may also have
+//! published version; [`ForgettingMonitor`] compares the two and reports how much is still there of what whichever view of a
+//! probe told ([`Faces`], [`similarity`]), beside measures of the level ([`spectrum`]), since what does not move may also have
 //! collapsed. With labels: the accuracy matrix and its averages ([`AccuracyMatrix`]), and the [`linear_probe()`]. For eyes:
 //! [`pictures`].
 //!
@@ -15,6 +15,7 @@ mod accuracy;
 mod bootstrap;
 mod eigen;
 mod error;
+mod faces;
 mod features;
 mod forgetting;
 mod history;
@@ -31,8 +32,9 @@ pub mod spectrum;
 mod state;
 
 pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures};
-pub use bootstrap::{Interval, mean_interval};
+pub use bootstrap::{Interval, ratio_interval};
 pub use error::EvaluateError;
+pub use faces::{Faces, Neighbours, cka_kept, neighbours_kept};
 pub use features::Features;
 pub use forgetting::ForgettingMonitor;
 pub use linear_probe::linear_probe;

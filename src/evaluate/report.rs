@@ -21,7 +21,7 @@ pub enum Reason {
     TooFewProbes { found: usize, needed: usize },
     /// The encoder gave numbers that are not finite.
     NotFinite,
-    /// At the task's end the encoder saw no difference between its probes.
+    /// At the task's end no neighbour of a probe was one in another view of it too.
     NothingKnown,
     /// The probes could not be read or embedded; the log says why.
     MeasuringFailed,
@@ -34,7 +34,9 @@ impl std::fmt::Display for Reason {
             Self::AwaitsVersion => write!(f, "not yet: no version of the encoder was measured since the task ended"),
             Self::TooFewProbes { found, needed } => write!(f, "{found} probes are held and {needed} are needed"),
             Self::NotFinite => write!(f, "the encoder's embeddings are not finite"),
-            Self::NothingKnown => write!(f, "at its end the encoder could not tell this task's probes apart"),
+            Self::NothingKnown => {
+                write!(f, "at its end the encoder did not recognise this task's probes in other views of themselves")
+            }
             Self::MeasuringFailed => write!(f, "its probes could not be measured: see the log"),
         }
     }
@@ -143,7 +145,7 @@ fn answer(task: TaskId, record: &TaskRecord, now: Option<&Version>) -> TaskForge
         open: record.open,
         retained,
         retained_interval,
-        measure: "neighbour-overlap@10",
+        measure: "confirmed-neighbours@10",
         summary: in_words(retained, retained_interval, reason.as_ref()),
         reason,
         reference: record.reference.as_ref().map(|reference| reference.version.clone()),
@@ -160,7 +162,8 @@ fn in_words(retained: Option<f64>, interval: Option<Interval>, reason: Option<&R
         format!(" ({:.0} to {:.0} %)", 100.0 * interval.low, 100.0 * interval.high)
     });
     format!(
-        "{:.0} %{range} of what was known at its end is still there, read from which {NEIGHBOURS} images are nearest to each",
+        "{:.0} %{range} of what was known at its end is still there, read from which {NEIGHBOURS} images are nearest to each \
+         whichever view it is seen in",
         100.0 * retained
     )
 }

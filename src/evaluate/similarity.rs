@@ -26,10 +26,29 @@ pub fn cka_debiased(reference: &Features, now: &Features) -> Option<f64> {
         return Some(0.0);
     }
     // Centring changes nothing that HSIC_1 sees, and keeps its sums from cancelling.
-    let (k, l) = (hollow(gram(&reference.centred_rows())), hollow(gram(&now.centred_rows())));
-    let scale = hsic_unbiased(&k, &k) * hsic_unbiased(&l, &l);
-    let cka = hsic_unbiased(&k, &l) / scale.sqrt();
+    let (k, l) = (Kernel::new(gram(&reference.centred_rows())), Kernel::new(gram(&now.centred_rows())));
+    let cka = k.alignment(&l);
     cka.is_finite().then(|| cka.min(1.0))
+}
+
+/// A symmetric kernel with a diagonal of zeros.
+pub(super) struct Kernel {
+    rows: Vec<Vec<f64>>,
+    /// HSIC_1 with itself.
+    own: f64,
+}
+
+impl Kernel {
+    /// Of dot products of all pairs of centred rows.
+    pub(super) fn new(gram: Vec<Vec<f64>>) -> Self {
+        let rows = hollow(gram);
+        Self { own: hsic_unbiased(&rows, &rows), rows }
+    }
+
+    /// Debiased CKA; not finite where a kernel has no spread.
+    pub(super) fn alignment(&self, other: &Self) -> f64 {
+        hsic_unbiased(&self.rows, &other.rows) / (self.own * other.own).sqrt()
+    }
 }
 
 fn hollow(mut kernel: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
@@ -69,14 +88,14 @@ pub fn overlap_chance(n: usize, k: usize) -> Option<f64> {
     (k > 0 && k + 1 < n).then(|| k as f64 / (n - 1) as f64)
 }
 
-/// 1 - (overlap - chance) / (1 - chance): 0 where every neighbourhood is as it was, about 1 where they are as good as drawn
-/// by lot. May lie a little above 1.
-pub fn forgetting_index(overlap: f64, chance: f64) -> f64 {
-    1.0 - (overlap - chance) / (1.0 - chance)
+/// (overlap - chance) / (1 - chance): 1 where every neighbourhood is the same, about 0 where they are as good as drawn by lot.
+/// May lie a little below 0.
+pub fn above_chance(overlap: f64, chance: f64) -> f64 {
+    (overlap - chance) / (1.0 - chance)
 }
 
 /// Rows by similarity to each row, itself excluded, the first `k`; equals in the order of the rows.
-fn neighbours(features: &Features, k: usize) -> Vec<Vec<usize>> {
+pub(super) fn neighbours(features: &Features, k: usize) -> Vec<Vec<usize>> {
     let similarities = gram(&features.unit_rows());
     let nearest = |(own, row): (usize, &Vec<f64>)| {
         let mut others: Vec<usize> = (0..row.len()).filter(|&other| other != own).collect();
@@ -179,8 +198,9 @@ mod tests {
         view_levels(a, b).unwrap().bits
     }
 
+    /// What is lost of the overlap.
     fn index(a: &Features, b: &Features) -> f64 {
-        forgetting_index(overlap(a, b), overlap_chance(a.len(), 10).unwrap())
+        1.0 - above_chance(overlap(a, b), overlap_chance(a.len(), 10).unwrap())
     }
 
     /// tr(HKHL) / ..., the estimator that must not be used.

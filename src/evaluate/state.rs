@@ -1,5 +1,5 @@
-//! The monitor's state as bytes: a safetensors file whose tensors are the references' embeddings (`task.N`, f32) and whose
-//! metadata holds the rest as JSON.
+//! The monitor's state as bytes: a safetensors file whose tensors are the references' embeddings (`task.N.plain`, `task.N.first` and
+//! `task.N.second`, f32) and whose metadata holds the rest as JSON.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,10 +10,15 @@ use crate::config::Seed;
 use crate::segment::TaskId;
 
 use super::forgetting::Book;
-use super::{EvaluateError, Features, ForgettingMonitor};
+use super::{EvaluateError, Faces, Features, ForgettingMonitor};
 
 /// Where the metadata holds the JSON; a new meaning gets a new number.
-const KEY: &str = "lumpd.forgetting.1";
+const KEY: &str = "lumpd.forgetting.2";
+
+/// What the faces are called in the tensors' names.
+const PLAIN: &str = "plain";
+const FIRST: &str = "first";
+const SECOND: &str = "second";
 
 impl ForgettingMonitor {
     /// The whole state.
@@ -22,13 +27,15 @@ impl ForgettingMonitor {
     /// [`EvaluateError::State`] if it cannot be written as JSON or safetensors.
     pub fn to_bytes(&self) -> Result<Vec<u8>, EvaluateError> {
         let book = serde_json::to_string(&self.book).map_err(damaged)?;
-        let name = |task: &TaskId| format!("task.{}", task.0);
         let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = self
             .references
             .iter()
-            .map(|(task, features)| {
+            .flat_map(|(task, Faces { plain, first, second })| {
+                [(PLAIN, plain), (FIRST, first), (SECOND, second)].map(|(face, features)| (name(*task, face), features))
+            })
+            .map(|(name, features)| {
                 let values = features.values().iter().flat_map(|value| value.to_le_bytes()).collect();
-                (name(task), vec![features.len(), features.width()], values)
+                (name, vec![features.len(), features.width()], values)
             })
             .collect();
         let views = bytes
@@ -52,11 +59,12 @@ impl ForgettingMonitor {
         let mut references = BTreeMap::new();
         for (task, record) in &book.tasks {
             if let Some(reference) = &record.reference {
-                let features = features(&tensors, *task)?;
-                if features.len() != reference.probes.len() {
+                let face = |face| features(&tensors, &name(*task, face));
+                let faces = Faces { plain: face(PLAIN)?, first: face(FIRST)?, second: face(SECOND)? };
+                if !faces.are_of(reference.probes.len()) {
                     return Err(damaged("a reference has another number of embeddings than of probes"));
                 }
-                references.insert(*task, features);
+                references.insert(*task, faces);
             }
         }
         let mut monitor = Self::new(history, seed);
@@ -65,8 +73,12 @@ impl ForgettingMonitor {
     }
 }
 
-fn features(tensors: &SafeTensors<'_>, task: TaskId) -> Result<Features, EvaluateError> {
-    let tensor = tensors.tensor(&format!("task.{}", task.0)).map_err(damaged)?;
+fn name(task: TaskId, face: &str) -> String {
+    format!("task.{}.{face}", task.0)
+}
+
+fn features(tensors: &SafeTensors<'_>, name: &str) -> Result<Features, EvaluateError> {
+    let tensor = tensors.tensor(name).map_err(damaged)?;
     let (Dtype::F32, [_, width]) = (tensor.dtype(), tensor.shape()) else {
         return Err(damaged("a reference is not a table of f32"));
     };

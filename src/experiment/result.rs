@@ -93,6 +93,8 @@ pub struct ForgettingRecord {
     pub neighbour_overlap: Option<f64>,
     pub forgetting_index: Option<f64>,
     pub cka_debiased: Option<f64>,
+    #[serde(default)]
+    pub cka_kept: Option<f64>,
     pub loss: Option<f64>,
     pub loss_change: Option<f64>,
     pub view_recall: Option<f64>,

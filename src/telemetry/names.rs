@@ -135,7 +135,7 @@ metrics! {
     BankEmbeddings "bank_embeddings" Gauge [] "Embeddings that a query searches.";
 
     RepresentationStd "representation_std" Gauge [] "Mean standard deviation of normalised features; near 0 they have collapsed.";
-    ForgettingRatio "forgetting_ratio" Gauge [] "Mean loss of neighbour overlap of the past tasks' probes; absent where undefined.";
+    ForgettingRatio "forgetting_ratio" Gauge [] "Mean share that the past tasks' probes have lost of the neighbours that another view confirms; absent where undefined.";
     KnnAccuracy "knn_accuracy_ratio" Gauge [] "Accuracy of the weighted vote on labelled probes; absent where undefined.";
 
     HttpRequests "http_requests_total" Counter [Route Status] "HTTP requests answered.";

@@ -58,10 +58,12 @@ pub struct Ordering {
 type Measure = (&'static str, fn(&Case) -> Option<f64>);
 
 /// The last one is the ceiling.
-pub const MEASURES: [Measure; 6] = [
-    ("forgetting index (neighbour overlap@10)", |case| case.record.forgetting_index),
-    ("1 - debiased CKA", |case| Some(1.0 - case.record.cka_debiased?)),
+pub const MEASURES: [Measure; 8] = [
+    ("forgetting index (confirmed neighbours@10)", |case| case.record.forgetting_index),
+    ("1 - CKA kept", |case| Some(1.0 - case.record.cka_kept?)),
     ("self-supervised loss change", |case| relative_loss_change(&case.record)),
+    ("1 - neighbour overlap@10, plain", |case| Some(1.0 - case.record.neighbour_overlap?)),
+    ("1 - debiased CKA, plain", |case| Some(1.0 - case.record.cka_debiased?)),
     ("view recall@1 lost", |case| Some(-case.record.view_recall_change?)),
     ("view bits lost", |case| Some(-case.record.view_bits_change?)),
     ("drop of a linear probe (ceiling)", |case| case.linear_drop),
@@ -213,6 +215,7 @@ mod tests {
             neighbour_overlap: None,
             forgetting_index: Some(index),
             cka_debiased: None,
+            cka_kept: None,
             loss: Some(1.0),
             loss_change: Some(-index),
             view_recall: None,

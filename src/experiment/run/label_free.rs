@@ -88,6 +88,7 @@ impl LabelFree {
                 neighbour_overlap: measured.neighbour_overlap,
                 forgetting_index: measured.forgetting_index,
                 cka_debiased: measured.cka_debiased,
+                cka_kept: measured.cka_kept,
                 loss: measured.loss,
                 loss_change: measured.loss_change,
                 view_recall: measured.view_recall,

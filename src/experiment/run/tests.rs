@@ -111,8 +111,10 @@ fn forgetting_without_labels_is_measured_of_every_past_task() {
         assert!((0.0..=1.0).contains(&record.view_recall.unwrap()), "{record:?}");
     }
     let report = crate::experiment::report::Report::of(vec![result]);
-    assert_eq!(report.evidence[0].cases, 3);
-    assert!(report.ordering.len() == 1 && report.ordering[0].measures.iter().all(Option::is_some));
+    // Whether anything was known of so few images that it could have been lost is another matter.
+    let plain = crate::experiment::report::MEASURES.iter().position(|(name, _)| name.contains("overlap")).unwrap();
+    assert_eq!(report.evidence[plain].cases, 3);
+    assert!(report.ordering.len() == 1 && report.ordering[0].measures[plain].is_some());
     assert!(crate::experiment::report::markdown(&report, &[]).contains("What measures without labels are worth"));
 }
 
