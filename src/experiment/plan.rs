@@ -136,6 +136,7 @@ mod tests {
             classes: vec![first as u32 / 50, first as u32 / 50 + 1],
             train: (first..first + 100).collect(),
             test: vec![0],
+            unused: Vec::new(),
         };
         let split = Split { tasks: vec![task(0), task(100)] };
         Plan::new(&RunSettings { stream, epochs: 2, ..RunSettings::default() }, &split, &of)

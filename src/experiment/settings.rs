@@ -69,6 +69,10 @@ pub struct RunSettings {
     /// Most test images of a task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub test_limit: Option<usize>,
+    /// Let the training images that `limit_per_task` leaves out be tested too where `label_free` asks how much accuracy was lost:
+    /// the more images, the less of chance in it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub test_unused: bool,
     pub stream: StreamKind,
     pub boundaries: BoundaryKind,
     pub epochs: usize,
@@ -135,6 +139,7 @@ impl Default for RunSettings {
             class_order: None,
             limit_per_task: None,
             test_limit: None,
+            test_unused: false,
             stream: StreamKind::Tasks,
             boundaries: BoundaryKind::Given,
             epochs: 200,

@@ -11,6 +11,8 @@ pub struct TaskSplit {
     pub classes: Vec<u32>,
     pub train: Vec<usize>,
     pub test: Vec<usize>,
+    /// Training images that are in no task's `train`, and are tested.
+    pub unused: Vec<usize>,
 }
 
 /// The tasks in the order they come.
@@ -33,9 +35,9 @@ impl Split {
         let all: Vec<u32> = (0..dataset.class_names.len() as u32).collect();
         let mut tasks = Vec::with_capacity(groups.len());
         for (number, group) in groups.into_iter().enumerate() {
+            let members = |part: &Labelled| (0..part.len()).filter(|at| group.holds(part, *at)).collect::<Vec<usize>>();
             let part = |part: &Labelled, limit: Option<usize>, purpose: &str| {
-                let members: Vec<usize> = (0..part.len()).filter(|at| group.holds(part, *at)).collect();
-                limited(part, members, limit, Seed(settings.seed), &format!("{purpose} of task {number}"))
+                limited(part, members(part), limit, Seed(settings.seed), &format!("{purpose} of task {number}"))
             };
             let train = part(&dataset.train, settings.limit_per_task, "training images");
             let test = part(&dataset.test, settings.test_limit, "test images");
@@ -44,11 +46,13 @@ impl Split {
                     format!("task {} has {} training and {} test images", number + 1, train.len(), test.len());
                 return Err(ExperimentError::setting("tasks", settings.tasks, message));
             }
+            let mut unused = if settings.test_unused { members(&dataset.train) } else { Vec::new() };
+            unused.retain(|image| train.binary_search(image).is_err());
             let classes = match group {
                 Group::Classes(classes) => classes,
                 Group::Domain(_) => all.clone(),
             };
-            tasks.push(TaskSplit { classes, train, test });
+            tasks.push(TaskSplit { classes, train, test, unused });
         }
         Ok(Self { tasks })
     }
@@ -178,6 +182,12 @@ mod tests {
             assert_eq!((of(task.classes[0]), of(task.classes[1]), task.test.len()), (3, 2, 2));
         }
         assert_eq!(Split::new(&settings, &dataset).unwrap(), split);
+        let more = Split::new(&RunSettings { test_unused: true, ..settings.clone() }, &dataset).unwrap();
+        for (task, fewer) in more.tasks.iter().zip(&split.tasks) {
+            assert_eq!((&task.train, task.unused.len(), fewer.unused.len()), (&fewer.train, 7, 0));
+            assert!(task.unused.iter().all(|image| task.classes.contains(&dataset.train.classes[*image])));
+            assert!(task.unused.iter().all(|image| !task.train.contains(image)));
+        }
         assert_ne!(Split::new(&RunSettings { seed: 1, ..settings }, &dataset).unwrap(), split);
     }
 

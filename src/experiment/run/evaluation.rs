@@ -23,6 +23,8 @@ const CURVE_TESTS: usize = 400;
 pub(super) struct Evaluation {
     train: Vec<LabelledFeatures>,
     test: Vec<LabelledFeatures>,
+    /// Those of the test images and of the training images that are tested beside them.
+    all: Vec<LabelledFeatures>,
     /// Whether each task has an encoder of its own: then no bank holds more than one.
     columns: bool,
 }
@@ -35,14 +37,16 @@ impl Evaluation {
         device: &Device,
     ) -> Result<Self, ExperimentError> {
         let (_, now) = trainer.embedder()?;
-        let (mut train, mut test) = (Vec::new(), Vec::new());
+        let (mut train, mut test, mut all) = (Vec::new(), Vec::new(), Vec::new());
         for (number, task) in split.tasks.iter().enumerate() {
             let embedder = trainer.column(number).unwrap_or_else(|| now.clone());
             let embed = |part: &Labelled, images: &[usize]| embed(&embedder, trainer.preset(), device, part, images);
             train.push(embed(&dataset.train, &task.train)?);
-            test.push(embed(&dataset.test, &task.test)?);
+            let tests = embed(&dataset.test, &task.test)?;
+            all.push(joined(&[&tests, &embed(&dataset.train, &task.unused)?])?);
+            test.push(tests);
         }
-        Ok(Self { train, test, columns: trainer.column(0).is_some() })
+        Ok(Self { train, test, all, columns: trainer.column(0).is_some() })
     }
 
     /// Accuracies in both modes with so many tasks in the bank; `tasks` are those asked for.
@@ -75,13 +79,13 @@ impl Evaluation {
     /// Of each task up to `last` (from 0), its own bank voting with the same k after every stage.
     pub(super) fn steady_row(&self, last: usize) -> Result<Accuracies, ExperimentError> {
         let evaluator = KnnEvaluator::new(&self.train[..=last])?;
-        let tests = self.test[..=last].iter().enumerate();
+        let tests = self.all[..=last].iter().enumerate();
         tests.map(|(task, test)| Ok(evaluator.steady_accuracy(test, task)?.map(f64::to_bits))).collect()
     }
 
     /// Of a linear classifier over the classes of each task up to `last` (from 0), trained on that task alone.
     pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Accuracies {
-        let parts = self.train.iter().zip(&self.test).take(last + 1);
+        let parts = self.train.iter().zip(&self.all).take(last + 1);
         parts.map(|(train, test)| linear_probe(train, test, seed).map(f64::to_bits)).collect()
     }
 
@@ -101,11 +105,12 @@ impl Evaluation {
         if self.columns {
             return Ok(None);
         }
-        Ok(linear_probe(&joined(&self.train)?, &joined(&self.test)?, seed))
+        let all = |parts: &[LabelledFeatures]| joined(&parts.iter().collect::<Vec<_>>());
+        Ok(linear_probe(&all(&self.train)?, &all(&self.test)?, seed))
     }
 }
 
-fn joined(parts: &[LabelledFeatures]) -> Result<LabelledFeatures, ExperimentError> {
+fn joined(parts: &[&LabelledFeatures]) -> Result<LabelledFeatures, ExperimentError> {
     let width = parts.first().map_or(1, |part| part.features.width());
     let values = parts.iter().flat_map(|part| part.features.values()).copied().collect();
     let classes = parts.iter().flat_map(|part| &part.classes).copied().collect();
