@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Seed;
+use crate::config::{Random, Seed};
 use crate::segment::TaskId;
 use crate::stream::FrameId;
 
@@ -20,7 +20,9 @@ use super::measurement::{
     Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views, levels, representation,
 };
 use super::similarity::{ViewLevels, cka_debiased, neighbour_overlaps, view_levels};
-use super::{AccuracyMatrix, Faces, Features, Interval, Reason, cka_kept, history, neighbours_kept, ratio_interval};
+use super::{
+    AccuracyMatrix, Faces, Features, Interval, Reason, Similarities, cka_kept, history, neighbours_kept, ratio_interval,
+};
 
 /// Neighbours of the overlap.
 pub(super) const NEIGHBOURS: usize = 10;
@@ -231,7 +233,6 @@ impl ForgettingMonitor {
         let now = faces.select(&rows);
         measurement.probes = rows.len();
         measurement.cka_debiased = cka_debiased(&before.plain, &now.plain);
-        measurement.cka_kept = cka_kept(before, &now);
         measurement.neighbour_overlap = neighbour_overlaps(&before.plain, &now.plain, NEIGHBOURS)
             .map(|overlaps| overlaps.iter().sum::<f64>() / overlaps.len() as f64);
         measurement.view_recall_change =
@@ -241,14 +242,11 @@ impl ForgettingMonitor {
             measurement.loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
             measurement.loss_change = measurement.loss.map(|now| now - then);
         }
-        let Some(neighbours) = neighbours_kept(before, &now, NEIGHBOURS) else { return Ok(Some(Reason::NothingKnown)) };
-        let pairs: Vec<(f64, f64)> = neighbours.iter().map(|image| (image.across, image.then)).collect();
+        let Some((then, now)) = before.similarities().zip(now.similarities()) else {
+            return Ok(Some(Reason::NotFinite));
+        };
         let mut random = Seed(self.seed).random("forgetting-interval", u64::from(task.0));
-        let Some(interval) = ratio_interval(&pairs, &mut random) else { return Ok(Some(Reason::NothingKnown)) };
-        let sums = pairs.iter().fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
-        measurement.forgetting_index = Some(1.0 - sums.0 / sums.1);
-        measurement.forgetting_interval = Some(Interval { low: 1.0 - interval.high, high: 1.0 - interval.low });
-        Ok(None)
+        Ok(note_kept(measurement, &then, &now, &mut random))
     }
 
     fn drop_rows_no_longer_held(&mut self, probes: &BTreeMap<TaskId, Vec<FrameId>>) {
@@ -303,6 +301,23 @@ impl ForgettingMonitor {
     pub fn reference_bytes(&self) -> usize {
         self.references.values().map(|faces| 4 * faces.numbers()).sum()
     }
+}
+
+/// Fills in what was kept of what other views of the probes confirm; why there is no forgetting index, if so.
+fn note_kept(
+    measurement: &mut Measurement,
+    then: &Similarities,
+    now: &Similarities,
+    random: &mut Random,
+) -> Option<Reason> {
+    measurement.cka_kept = cka_kept(then, now);
+    let Some(neighbours) = neighbours_kept(then, now, NEIGHBOURS) else { return Some(Reason::NothingKnown) };
+    let pairs: Vec<(f64, f64)> = neighbours.iter().map(|image| (image.across, image.then)).collect();
+    let Some(interval) = ratio_interval(&pairs, random) else { return Some(Reason::NothingKnown) };
+    let sums = pairs.iter().fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
+    measurement.forgetting_index = Some(1.0 - sums.0 / sums.1);
+    measurement.forgetting_interval = Some(Interval { low: 1.0 - interval.high, high: 1.0 - interval.low });
+    None
 }
 
 /// 32, 64, ... below n, and n itself.

@@ -34,7 +34,7 @@ mod state;
 pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures};
 pub use bootstrap::{Interval, ratio_interval};
 pub use error::EvaluateError;
-pub use faces::{Faces, Neighbours, cka_kept, neighbours_kept};
+pub use faces::{Faces, Neighbours, Similarities, cka_kept, neighbours_kept};
 pub use features::Features;
 pub use forgetting::ForgettingMonitor;
 pub use linear_probe::linear_probe;

@@ -94,9 +94,12 @@ pub fn above_chance(overlap: f64, chance: f64) -> f64 {
     (overlap - chance) / (1.0 - chance)
 }
 
-/// Rows by similarity to each row, itself excluded, the first `k`; equals in the order of the rows.
-pub(super) fn neighbours(features: &Features, k: usize) -> Vec<Vec<usize>> {
-    let similarities = gram(&features.unit_rows());
+fn neighbours(features: &Features, k: usize) -> Vec<Vec<usize>> {
+    nearest(&gram(&features.unit_rows()), k)
+}
+
+/// The first `k` by similarity to each, itself excluded; equals in the order of the rows.
+pub(super) fn nearest(similarities: &[Vec<f64>], k: usize) -> Vec<Vec<usize>> {
     let nearest = |(own, row): (usize, &Vec<f64>)| {
         let mut others: Vec<usize> = (0..row.len()).filter(|&other| other != own).collect();
         others.select_nth_unstable_by(k - 1, |&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
