@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::features::testing::{noisy, rotated};
+use super::features::testing::{noisy, normal, rotated};
 use super::*;
 use crate::config::Seed;
 use crate::segment::TaskId;
@@ -222,6 +222,29 @@ fn the_history_is_bounded_and_begins_at_the_end_of_the_task() {
     (2..60).for_each(|number| _ = monitor.observe(&version(number), &probes, &mut { SHARP }, 8));
     let history = monitor.history(TaskId(1));
     assert_eq!((history.len(), &history[0].version, &history[15].version), (16, &version(1), &version(59)));
+}
+
+#[test]
+fn where_no_view_confirmed_anything_nothing_can_be_lost() {
+    struct Blind;
+    impl ProbeMeter for Blind {
+        fn embed(&mut self, probes: &[FrameId]) -> Result<Features, MeterError> {
+            Ok(normal(1, probes.len(), 16))
+        }
+        fn views(&mut self, probes: &[FrameId]) -> Result<Views, MeterError> {
+            Ok(Views { first: normal(2, probes.len(), 16), second: normal(3, probes.len(), 16) })
+        }
+        fn loss(&mut self, _probes: &[FrameId]) -> Result<Option<f64>, MeterError> {
+            Ok(None)
+        }
+    }
+    let mut monitor = monitor();
+    monitor.task_closed(TaskId(1));
+    monitor.observe(&version(1), &probes(&[(1, 80)]), &mut Blind, 8);
+    let task = monitor.report().tasks.remove(0);
+    assert_eq!((task.retained, task.reason), (None, Some(Reason::NothingKnown)));
+    assert_eq!(last(&monitor, 1).neighbour_overlap, Some(1.0), "the plain overlap knows nothing of views");
+    assert!(task.summary.contains("other views"), "{}", task.summary);
 }
 
 #[test]
