@@ -14,6 +14,10 @@ pub enum EvaluateError {
         "the saved state of the forgetting metrics is damaged ({what}): restore an earlier checkpoint, or go on without it (every task then starts over)"
     )]
     State { what: String },
+    #[error(
+        "the saved state of the forgetting metrics is of another version of lumpd, which measured otherwise: every task starts over"
+    )]
+    OtherVersion,
 }
 
 impl EvaluateError {
@@ -22,7 +26,7 @@ impl EvaluateError {
         match self {
             Self::Shape { .. } => "features-shape",
             Self::Storage { .. } => "probe-storage",
-            Self::State { .. } => "forgetting-state",
+            Self::State { .. } | Self::OtherVersion => "forgetting-state",
         }
     }
 }

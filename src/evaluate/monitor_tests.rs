@@ -211,6 +211,12 @@ fn the_state_comes_back_to_the_bit_and_damage_is_named() {
         let error = ForgettingMonitor::from_bytes(&bytes[..cut], 16, Seed(3)).unwrap_err();
         assert_eq!(error.code(), "forgetting-state");
     }
+    let named = |key: &[u8]| {
+        let at = bytes.windows(18).position(|part| part == b"lumpd.forgetting.2").unwrap();
+        ForgettingMonitor::from_bytes(&[&bytes[..at], key, &bytes[at + 18..]].concat(), 16, Seed(3)).unwrap_err()
+    };
+    assert!(matches!(named(b"lumpd.forgetting.1"), EvaluateError::OtherVersion));
+    assert!(matches!(named(b"other.programs.own"), EvaluateError::State { .. }));
     let empty = ForgettingMonitor::new(16, Seed(3));
     assert_eq!(ForgettingMonitor::from_bytes(&empty.to_bytes().unwrap(), 16, Seed(3)).unwrap(), empty);
 }

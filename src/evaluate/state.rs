@@ -14,6 +14,7 @@ use super::{EvaluateError, Faces, Features, ForgettingMonitor};
 
 /// Where the metadata holds the JSON; a new meaning gets a new number.
 const KEY: &str = "lumpd.forgetting.2";
+const ANY_KEY: &str = "lumpd.forgetting.";
 
 /// What the faces are called in the tensors' names.
 const PLAIN: &str = "plain";
@@ -49,11 +50,14 @@ impl ForgettingMonitor {
     /// The monitor whose [`ForgettingMonitor::to_bytes`] these are, with the settings of now.
     ///
     /// # Errors
-    /// [`EvaluateError::State`] if the bytes are damaged; nothing is half restored.
+    /// [`EvaluateError::State`] if the bytes are damaged, [`EvaluateError::OtherVersion`]; nothing is half restored.
     pub fn from_bytes(bytes: &[u8], history: usize, seed: Seed) -> Result<Self, EvaluateError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
-        let json = metadata.metadata().as_ref().and_then(|entries| entries.get(KEY));
-        let json = json.ok_or_else(|| damaged("it is of another version, or of something else"))?;
+        let entries = metadata.metadata().clone().unwrap_or_default();
+        let json = entries.get(KEY).ok_or_else(|| match entries.keys().any(|key| key.starts_with(ANY_KEY)) {
+            true => EvaluateError::OtherVersion,
+            false => damaged("it is of something else"),
+        })?;
         let book: Book = serde_json::from_str(json).map_err(damaged)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
         let mut references = BTreeMap::new();
