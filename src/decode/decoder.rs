@@ -123,6 +123,21 @@ impl Decoder {
     }
 }
 
+/// Pixels that the header of an image claims; none where these bytes are no image, or its header is not whole. Nothing is decoded,
+/// and no limit is looked at.
+pub fn claimed_pixels(bytes: &[u8]) -> Option<u64> {
+    let size = |codec| ImageReader::with_format(Cursor::new(bytes), codec).into_dimensions().ok();
+    let size = || match Format::of(bytes).ok()? {
+        Format::Jpeg => jpeg_dimensions(bytes).map(|(width, height)| (width.into(), height.into())),
+        Format::Png => size(ImageFormat::Png),
+        Format::WebP => size(ImageFormat::WebP),
+        Format::Bmp => size(ImageFormat::Bmp),
+        Format::Pnm => size(ImageFormat::Pnm),
+    };
+    let (width, height) = catch_unwind(AssertUnwindSafe(size)).ok()??;
+    Some(u64::from(width) * u64::from(height))
+}
+
 /// Dimensions from the first frame header (ITU-T T.81, B.2.2), before the decoder allocates anything by them.
 fn jpeg_dimensions(bytes: &[u8]) -> Option<(u16, u16)> {
     let mut rest = bytes.get(2..)?;

@@ -45,6 +45,15 @@ fn lossless_formats_give_their_exact_pixels() {
 }
 
 #[test]
+fn a_header_says_how_many_pixels_come() {
+    for file in FORMATS.iter().map(|format| encoded(photo(61, 47), *format)).chain([jpeg(61, 47, true)]) {
+        assert_eq!(claimed_pixels(&file), Some(61 * 47));
+        assert_eq!(claimed_pixels(&file[..10]), None);
+    }
+    assert_eq!(claimed_pixels(b"{\"id\": 3}"), None);
+}
+
+#[test]
 fn jpeg_gives_nearly_its_pixels() {
     let photo = photo(64, 48);
     let mut bytes = Vec::new();

@@ -26,7 +26,7 @@ mod format;
 mod image;
 mod resize;
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, claimed_pixels};
 pub use encode::png_bytes;
 pub use error::DecodeError;
 pub use image::Image;

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::body::{Content, Upload};
 use super::fields::{Fields, NoFields, missing};
 use super::openapi::Binary;
-use super::work::Held;
+use super::work::{Held, is_small};
 use super::{Api, Problem, Shared};
 use crate::daemon::answers::{NeighbourBatch, Neighbours, Subject};
 use crate::device::Turn;
@@ -140,12 +140,12 @@ impl Question {
         let (content, upload) = shared.bodies.read(&parts, body, &[Content::Image, Content::Json]).await?;
         turn.renew();
         let Upload { bytes, held } = upload;
-        let received = bytes.len();
+        let small = is_small(&bytes);
         let (subject, fields) = match content {
             Content::Image => (Subject::Encoded(bytes), Fields::of_query(&parts.uri)?),
             Content::Json => Self::of_json(&parts, &bytes)?,
         };
-        Ok(Self { subject, held: Held { bytes: received, budget: held, turn }, fields })
+        Ok(Self { subject, held: Held { small, budget: held, turn }, fields })
     }
 
     fn of_json(parts: &Parts, bytes: &[u8]) -> Result<(Subject, Fields), Problem> {

@@ -11,13 +11,20 @@ use tokio::task::{block_in_place, spawn_blocking};
 
 use super::Problem;
 use crate::daemon::answers::AnswerError;
+use crate::decode::claimed_pixels;
 use crate::device::Turn;
 
 /// How long other sockets may wait for the question of one.
 const BRIEF: Duration = Duration::from_millis(3);
 
-/// Bytes of a question that may be brief: what is larger takes long to decode.
+/// Bytes of a question that may be brief, and pixels of its image: what is larger takes long to decode.
 const SMALL: usize = 32 << 10;
+const FEW_PIXELS: u64 = 1 << 18;
+
+/// Whether a question of these bytes may be brief.
+pub(super) fn is_small(bytes: &[u8]) -> bool {
+    bytes.len() <= SMALL && claimed_pixels(bytes).is_none_or(|pixels| pixels <= FEW_PIXELS)
+}
 
 /// A kind of work with its bounds.
 pub(super) struct Work {
@@ -31,8 +38,8 @@ pub(super) struct Work {
 /// What a question about one image holds until it is answered.
 #[allow(dead_code, reason = "two of them are held, not read")]
 pub(super) struct Held {
-    /// Of the question.
-    pub(super) bytes: usize,
+    /// Whether it may be brief.
+    pub(super) small: bool,
     /// Its share of what bodies may occupy.
     pub(super) budget: Option<OwnedSemaphorePermit>,
     /// Training gives way meanwhile.
@@ -77,7 +84,7 @@ impl Work {
         question: impl FnOnce() -> Result<T, AnswerError> + Send + 'static,
     ) -> Result<T, Problem> {
         let pace = self.pace.clone();
-        let place = if held.bytes <= SMALL && pace.mean() < BRIEF { Place::AtOnce } else { Place::Here };
+        let place = if held.small && pace.mean() < BRIEF { Place::AtOnce } else { Place::Here };
         let timed = move || {
             let started = Instant::now();
             let answer = question();
@@ -137,6 +144,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::decode::{Image, png_bytes};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_exceeds_the_line_is_refused_and_the_line_moves_on() {
@@ -174,16 +182,16 @@ mod tests {
         work.run((), || Ok(())).await.unwrap();
     }
 
-    fn held(bytes: usize) -> Held {
-        Held { bytes, budget: None, turn: Turn::ask() }
+    fn held(small: bool) -> Held {
+        Held { small, budget: None, turn: Turn::ask() }
     }
 
     /// A question that ends once another task of the same thread has run; whether it did.
-    async fn lets_others_run(work: &Work, bytes: usize) -> bool {
+    async fn lets_others_run(work: &Work, small: bool) -> bool {
         let (release, gate) = mpsc::channel::<()>();
         let other = tokio::spawn(async move { release.send(()).is_ok() });
         let ran =
-            work.run_one(held(bytes), move || Ok(gate.recv_timeout(Duration::from_millis(500)).is_ok())).await.unwrap();
+            work.run_one(held(small), move || Ok(gate.recv_timeout(Duration::from_millis(500)).is_ok())).await.unwrap();
         ran && other.await.unwrap()
     }
 
@@ -192,13 +200,22 @@ mod tests {
         tokio::spawn(async {
             let work = Work::new("the line", 1, 0);
             let here = std::thread::current().id();
-            assert_eq!(work.run_one(held(SMALL), || Ok(std::thread::current().id())).await.unwrap(), here);
-            assert!(lets_others_run(&work, SMALL + 1).await, "a large question, and the thread's other tasks waited");
+            assert_eq!(work.run_one(held(true), || Ok(std::thread::current().id())).await.unwrap(), here);
+            assert!(lets_others_run(&work, false).await, "a large question, and the thread's other tasks waited");
             work.pace.add(9 * BRIEF);
-            assert!(lets_others_run(&work, 1).await, "long questions, and the thread's other tasks waited");
+            assert!(lets_others_run(&work, true).await, "long questions, and the thread's other tasks waited");
         })
         .await
         .unwrap();
+    }
+
+    #[test]
+    fn what_is_large_packed_or_unpacked_is_not_small() {
+        let image = |side: u32| png_bytes(&Image::new(side, side, vec![7; (side * side * 3) as usize]));
+        let flat = image(600);
+        assert!(flat.len() < SMALL && !is_small(&flat), "a small file of many pixels: {} bytes", flat.len());
+        assert!(is_small(&image(500)) && is_small(b"{\"id\": 3}"));
+        assert!(!is_small(&vec![b' '; SMALL + 1]));
     }
 
     #[test]
