@@ -131,12 +131,14 @@ mod tests {
     use super::*;
 
     fn plan(stream: StreamKind) -> Plan {
-        let of = Labelled { pixels: vec![0; 600], classes: (0..200).map(|at| at / 50).collect(), domains: Vec::new() };
+        let of =
+            Labelled { pixels: vec![0; 600], classes: (0..200).map(|at| at / 50).collect(), ..Labelled::default() };
         let task = |first: usize| TaskSplit {
             classes: vec![first as u32 / 50, first as u32 / 50 + 1],
             train: (first..first + 100).collect(),
             test: vec![0],
             unused: Vec::new(),
+            turns: Vec::new(),
         };
         let split = Split { tasks: vec![task(0), task(100)] };
         Plan::new(&RunSettings { stream, epochs: 2, ..RunSettings::default() }, &split, &of)

@@ -73,6 +73,10 @@ pub struct RunSettings {
     /// the more images, the less of chance in it.
     #[serde(skip_serializing_if = "is_false")]
     pub test_unused: bool,
+    /// Let every track be tested where `label_free` asks how much accuracy was lost, those trained on too, each fourth of them with
+    /// the others of its task for a bank: a dozen tracks that are kept for tests leave eight points of chance.
+    #[serde(skip_serializing_if = "is_false")]
+    pub test_tracks: bool,
     pub stream: StreamKind,
     pub boundaries: BoundaryKind,
     pub epochs: usize,
@@ -140,6 +144,7 @@ impl Default for RunSettings {
             limit_per_task: None,
             test_limit: None,
             test_unused: false,
+            test_tracks: false,
             stream: StreamKind::Tasks,
             boundaries: BoundaryKind::Given,
             epochs: 200,
@@ -288,6 +293,12 @@ impl RunSettings {
                 "has nothing to measure with pnn, which keeps an encoder for each task",
             );
         }
+        if (self.test_unused || self.test_tracks) && !self.label_free {
+            return refuse("test_unused, test_tracks", &"true", "ask more of what label_free measures: set it");
+        }
+        if self.test_unused && self.test_tracks {
+            return refuse("test_unused", &"true", "with test_tracks every image is tested: leave out one of the two");
+        }
         if self.strategy == StrategyKind::Pnn && self.save_encoder {
             return refuse("save_encoder", &"true", "cannot be with pnn, which keeps an encoder for each task");
         }
@@ -339,6 +350,9 @@ mod tests {
         refused(RunSettings { strategy: StrategyKind::Gss, ..RunSettings::default() }, "needs labels");
         refused(RunSettings { dataset: "imagenet".into(), ..RunSettings::default() }, "known are cifar10");
         refused(RunSettings { batch: 1, ..RunSettings::default() }, "batch");
+        refused(RunSettings { test_unused: true, ..RunSettings::default() }, "label_free");
+        let both = RunSettings { test_unused: true, test_tracks: true, label_free: true, ..RunSettings::default() };
+        refused(both, "test_tracks");
         assert!(toml::from_str::<RunSettings>("epoch = 3").is_err());
     }
 }

@@ -13,7 +13,13 @@ pub struct TaskSplit {
     pub test: Vec<usize>,
     /// Training images that are in no task's `train`, and are tested.
     pub unused: Vec<usize>,
+    /// The turn in which each image of `train`, then of `test`, is tested with those of other turns for a bank; empty where
+    /// those of `test` are tested with those of `train`.
+    pub turns: Vec<u32>,
 }
+
+/// Tracks of a class take turns in being tested.
+const TURNS: u32 = 4;
 
 /// The tasks in the order they come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,11 +54,12 @@ impl Split {
             }
             let mut unused = if settings.test_unused { members(&dataset.train) } else { Vec::new() };
             unused.retain(|image| train.binary_search(image).is_err());
+            let turns = if settings.test_tracks { turns(dataset, &train, &test)? } else { Vec::new() };
             let classes = match group {
                 Group::Classes(classes) => classes,
                 Group::Domain(_) => all.clone(),
             };
-            tasks.push(TaskSplit { classes, train, test, unused });
+            tasks.push(TaskSplit { classes, train, test, unused, turns });
         }
         Ok(Self { tasks })
     }
@@ -112,6 +119,16 @@ fn domain_groups(settings: &RunSettings, dataset: &Dataset) -> Result<Vec<Group>
     Ok(domains.into_iter().map(Group::Domain).collect())
 }
 
+fn turns(dataset: &Dataset, train: &[usize], test: &[usize]) -> Result<Vec<u32>, ExperimentError> {
+    let images =
+        train.iter().map(|image| (&dataset.train, image)).chain(test.iter().map(|image| (&dataset.test, image)));
+    let turns = images.map(|(part, image)| part.tracks.get(*image).map(|track| track % TURNS));
+    turns.collect::<Option<_>>().ok_or_else(|| {
+        let message = format!("{} knows no tracks: leave it out", dataset.name);
+        ExperimentError::setting("test_tracks", true, message)
+    })
+}
+
 /// At most `limit` of the members, in their order, as many of each class as the others have.
 fn limited(part: &Labelled, members: Vec<usize>, limit: Option<usize>, seed: Seed, purpose: &str) -> Vec<usize> {
     let Some(limit) = limit.filter(|limit| *limit < members.len()) else { return members };
@@ -146,6 +163,7 @@ mod tests {
             pixels: vec![0; classes as usize * each * 3],
             classes: (0..each).flat_map(|_| 0..classes).collect(),
             domains: (0..each * classes as usize).map(|at| (at % 2) as u32).collect(),
+            tracks: Vec::new(),
         };
         Dataset {
             name: "cifar10".into(),
@@ -189,6 +207,21 @@ mod tests {
             assert!(task.unused.iter().all(|image| !task.train.contains(image)));
         }
         assert_ne!(Split::new(&RunSettings { seed: 1, ..settings }, &dataset).unwrap(), split);
+    }
+
+    #[test]
+    fn tracks_take_turns_where_the_dataset_knows_of_them() {
+        let settings = RunSettings { test_tracks: true, limit_per_task: Some(4), ..RunSettings::default() };
+        let mut dataset = dataset(10, 6);
+        let error = Split::new(&settings, &dataset).unwrap_err().to_string();
+        assert!(error.contains("test_tracks") && error.contains("knows no tracks"), "{error}");
+        for part in [&mut dataset.train, &mut dataset.test] {
+            part.tracks = (0..part.classes.len()).map(|image| image as u32 / 10).collect();
+        }
+        for task in Split::new(&settings, &dataset).unwrap().tasks {
+            let expected = task.train.iter().chain(&task.test).map(|image| *image as u32 / 10 % 4);
+            assert_eq!(task.turns, expected.collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -150,5 +150,5 @@ fn read(of: &Publication, names: &[String], classes: &Classes, side: usize) -> R
         paths.extend(files.iter().cloned());
         numbered.extend(files.iter().map(|_| *number));
     }
-    Ok(Labelled { pixels: decode_all(&paths, side, of)?, classes: numbered, domains: Vec::new() })
+    Ok(Labelled { pixels: decode_all(&paths, side, of)?, classes: numbered, ..Labelled::default() })
 }

@@ -61,7 +61,7 @@ fn part(
     }
     let pixels = images.chunks_exact(ROWS * ROWS).flat_map(padded).collect();
     let classes = labels.into_iter().map(u32::from).collect();
-    Ok(Labelled { pixels: resized(pixels, PADDED, side), classes, domains: Vec::new() })
+    Ok(Labelled { pixels: resized(pixels, PADDED, side), classes, ..Labelled::default() })
 }
 
 /// 32x32 RGB of 28x28 grey.

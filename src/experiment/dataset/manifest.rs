@@ -39,17 +39,18 @@ pub(super) fn read(folder: &Path, side: usize) -> Result<Dataset, ExperimentErro
             phases.push(row.phase.clone());
         }
     }
-    let held = held_out(&rows);
+    let tracks = tracks(&rows);
     let mut notes = Vec::new();
     if rows.iter().all(|row| row.split.is_none()) {
         notes.push(format!("one track in {TEST_SHARE} of each class is kept for tests, none is in both parts"));
     }
     let (mut parts, mut paths) = ([Labelled::default(), Labelled::default()], [Vec::new(), Vec::new()]);
-    for (row, held) in rows.iter().zip(held) {
-        let part = usize::from(held);
+    for (row, track) in rows.iter().zip(tracks) {
+        let part = usize::from(is_held(row, track));
         let number = |names: &[String], name: &String| names.iter().position(|known| known == name).unwrap_or(0) as u32;
         parts[part].classes.push(number(&class_names, &row.class));
         parts[part].domains.push(number(&phases, &row.phase));
+        parts[part].tracks.push(track);
         paths[part].push(folder.join(&row.file));
     }
     let [mut train, mut test] = parts;
@@ -88,26 +89,24 @@ fn rows(path: &Path, text: &str) -> Result<Vec<Row>, ExperimentError> {
     }
 }
 
-/// Whether each row is for tests.
-fn held_out(rows: &[Row]) -> Vec<bool> {
-    let mut tracks: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for row in rows {
-        let of_class = tracks.entry((&row.phase, &row.class)).or_default();
-        if !of_class.contains(&&*row.track) {
-            of_class.push(&row.track);
-        }
-    }
-    let held: BTreeSet<(&str, &str, &str)> = tracks
-        .iter()
-        .flat_map(|((phase, class), tracks)| {
-            tracks.iter().skip(TEST_SHARE - 1).step_by(TEST_SHARE).map(move |track| (*phase, *class, *track))
+/// The track of each row, counted within its class and phase.
+fn tracks(rows: &[Row]) -> Vec<u32> {
+    let mut known: BTreeMap<(&str, &str), BTreeMap<&str, u32>> = BTreeMap::new();
+    rows.iter()
+        .map(|row| {
+            let of_class = known.entry((&*row.phase, &*row.class)).or_default();
+            let next = of_class.len() as u32;
+            *of_class.entry(&row.track).or_insert(next)
         })
-        .collect();
-    let is_held = |row: &Row| match &row.split {
+        .collect()
+}
+
+/// Whether a row is for tests.
+fn is_held(row: &Row, track: u32) -> bool {
+    match &row.split {
         Some(split) => split != "train",
-        None => held.contains(&(&*row.phase, &*row.class, &*row.track)),
-    };
-    rows.iter().map(is_held).collect()
+        None => track as usize % TEST_SHARE == TEST_SHARE - 1,
+    }
 }
 
 /// Names without repetition: numbers by their value, others by the alphabet.

@@ -46,6 +46,8 @@ pub struct Labelled {
     pub classes: Vec<u32>,
     /// Of each image the domain (phase, lighting) it was taken in, where the dataset knows of domains.
     pub domains: Vec<u32>,
+    /// Of each image the track it is a frame of, counted within its class and domain, where the dataset knows of tracks.
+    pub tracks: Vec<u32>,
 }
 
 impl Labelled {

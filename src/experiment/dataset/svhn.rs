@@ -57,7 +57,7 @@ fn part(folder: &Path, name: &str, side: usize) -> Result<Labelled, ExperimentEr
         return Err(SVHN.damaged(&path, format!("has {} labels for {count} images", classes.len())));
     }
     let pixels = pixels.chunks_exact(SIDE * SIDE * 3).flat_map(rows_first).collect();
-    Ok(Labelled { pixels: resized(pixels, SIDE, side), classes, domains: Vec::new() })
+    Ok(Labelled { pixels: resized(pixels, SIDE, side), classes, ..Labelled::default() })
 }
 
 /// Rows of interleaved pixels of one column-major image (rows, columns, channels).

@@ -265,6 +265,9 @@ fn a_manifest_keeps_tracks_apart_and_knows_domains() {
     assert_eq!(dataset.class_names, ["9", "10"]);
     assert_eq!((dataset.train.len(), dataset.test.len()), (24, 8));
     assert_eq!((dataset.train.domains[0], *dataset.train.domains.last().unwrap()), (0, 1));
+    // Eight tracks of each class in a phase, counted from 0.
+    assert_eq!(dataset.train.tracks[..6], [0, 0, 1, 1, 2, 2]);
+    assert_eq!(dataset.test.tracks, [3, 3, 7, 7, 3, 3, 7, 7]);
     write(&folder.path().join("manifest.tsv"), b"file\tclass\nframes/0.png\n");
     refused("manifest", folder.path(), "dataset-damaged", &["line 2"]);
     refused("manifest", &folder.path().join("frames"), "dataset-missing", &["manifest.tsv"]);

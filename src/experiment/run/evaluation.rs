@@ -1,5 +1,6 @@
 //! What an encoder knows: its features of every task's images, and the accuracies that are taken of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -23,10 +24,16 @@ const CURVE_TESTS: usize = 400;
 pub(super) struct Evaluation {
     train: Vec<LabelledFeatures>,
     test: Vec<LabelledFeatures>,
-    /// Those of the test images and of the training images that are tested beside them.
-    all: Vec<LabelledFeatures>,
+    /// What of each task `label_free` takes the accuracy from.
+    trials: Vec<Vec<Trial>>,
     /// Whether each task has an encoder of its own: then no bank holds more than one.
     columns: bool,
+}
+
+/// Images that are tested, and those they are held against.
+struct Trial {
+    bank: LabelledFeatures,
+    tests: LabelledFeatures,
 }
 
 impl Evaluation {
@@ -37,16 +44,22 @@ impl Evaluation {
         device: &Device,
     ) -> Result<Self, ExperimentError> {
         let (_, now) = trainer.embedder()?;
-        let (mut train, mut test, mut all) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut train, mut test, mut trials) = (Vec::new(), Vec::new(), Vec::new());
         for (number, task) in split.tasks.iter().enumerate() {
             let embedder = trainer.column(number).unwrap_or_else(|| now.clone());
             let embed = |part: &Labelled, images: &[usize]| embed(&embedder, trainer.preset(), device, part, images);
-            train.push(embed(&dataset.train, &task.train)?);
-            let tests = embed(&dataset.test, &task.test)?;
-            all.push(joined(&[&tests, &embed(&dataset.train, &task.unused)?])?);
+            let (bank, tests) = (embed(&dataset.train, &task.train)?, embed(&dataset.test, &task.test)?);
+            trials.push(match &*task.turns {
+                [] => {
+                    let tests = joined(&[&tests, &embed(&dataset.train, &task.unused)?])?;
+                    vec![Trial { bank: bank.clone(), tests }]
+                }
+                turns => in_turn(&joined(&[&bank, &tests])?, turns),
+            });
+            train.push(bank);
             test.push(tests);
         }
-        Ok(Self { train, test, all, columns: trainer.column(0).is_some() })
+        Ok(Self { train, test, trials, columns: trainer.column(0).is_some() })
     }
 
     /// Accuracies in both modes with so many tasks in the bank; `tasks` are those asked for.
@@ -78,15 +91,16 @@ impl Evaluation {
 
     /// Of each task up to `last` (from 0), its own bank voting with the same k after every stage.
     pub(super) fn steady_row(&self, last: usize) -> Result<Accuracies, ExperimentError> {
-        let evaluator = KnnEvaluator::new(&self.train[..=last])?;
-        let tests = self.all[..=last].iter().enumerate();
-        tests.map(|(task, test)| Ok(evaluator.steady_accuracy(test, task)?.map(f64::to_bits))).collect()
+        let accuracy = |Trial { bank, tests }: &Trial| {
+            Ok(KnnEvaluator::new(std::slice::from_ref(bank))?.steady_accuracy(tests, 0)?)
+        };
+        self.trials[..=last].iter().map(|trials| over(trials, accuracy)).collect()
     }
 
     /// Of a linear classifier over the classes of each task up to `last` (from 0), trained on that task alone.
-    pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Accuracies {
-        let parts = self.train.iter().zip(&self.all).take(last + 1);
-        parts.map(|(train, test)| linear_probe(train, test, seed).map(f64::to_bits)).collect()
+    pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Result<Accuracies, ExperimentError> {
+        let accuracy = |Trial { bank, tests }: &Trial| Ok(linear_probe(bank, tests, seed));
+        self.trials[..=last].iter().map(|trials| over(trials, accuracy)).collect()
     }
 
     /// Of an encoder that has learnt nothing: each task with the bank that it will have.
@@ -108,6 +122,31 @@ impl Evaluation {
         let all = |parts: &[LabelledFeatures]| joined(&parts.iter().collect::<Vec<_>>());
         Ok(linear_probe(&all(&self.train)?, &all(&self.test)?, seed))
     }
+}
+
+/// Those of each turn tested with all others for a bank.
+fn in_turn(of: &LabelledFeatures, turns: &[u32]) -> Vec<Trial> {
+    let part = |belongs: &dyn Fn(u32) -> bool| {
+        let rows: Vec<usize> = (0..turns.len()).filter(|&row| belongs(turns[row])).collect();
+        let classes = rows.iter().map(|&row| of.classes[row]).collect();
+        LabelledFeatures { features: of.features.select(&rows), classes }
+    };
+    let all: BTreeSet<u32> = turns.iter().copied().collect();
+    all.into_iter().map(|now| Trial { bank: part(&|turn| turn != now), tests: part(&|turn| turn == now) }).collect()
+}
+
+/// The share of all tests that is right; none where a trial has none.
+fn over(
+    trials: &[Trial],
+    accuracy: impl Fn(&Trial) -> Result<Option<f64>, ExperimentError>,
+) -> Result<Option<u64>, ExperimentError> {
+    let (mut hits, mut tests) = (0.0, 0.0);
+    for trial in trials {
+        let Some(accuracy) = accuracy(trial)? else { return Ok(None) };
+        hits += (accuracy * trial.tests.classes.len() as f64).round();
+        tests += trial.tests.classes.len() as f64;
+    }
+    Ok((tests > 0.0).then(|| (hits / tests).to_bits()))
 }
 
 fn joined(parts: &[&LabelledFeatures]) -> Result<LabelledFeatures, ExperimentError> {
@@ -155,4 +194,37 @@ pub(super) fn overall(
     let bank = embed(&embedder, trainer.preset(), device, &dataset.train, &train)?;
     let tests = embed(&embedder, trainer.preset(), device, &dataset.test, &test)?;
     Ok(KnnEvaluator::new(&[bank])?.accuracy(&tests, 0, KnnMode::Strict)?.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of images on a line, whose classes are the halves of it.
+    fn line(places: &[f32]) -> LabelledFeatures {
+        let values = places.iter().flat_map(|place| [place.cos(), place.sin()]).collect();
+        let classes = places.iter().map(|place| u32::from(*place > 0.5)).collect();
+        LabelledFeatures { features: Features::new(2, values).unwrap(), classes }
+    }
+
+    #[test]
+    fn each_turn_is_tested_with_all_others_for_a_bank() {
+        let trials = in_turn(&line(&[0.0, 0.1, 0.9, 1.0, 0.2]), &[0, 1, 0, 1, 3]);
+        let sizes: Vec<_> = trials.iter().map(|trial| (trial.bank.classes.len(), trial.tests.classes.len())).collect();
+        assert_eq!(sizes, [(3, 2), (3, 2), (4, 1)]);
+        assert_eq!(trials[1].tests.features.row(0), line(&[0.1]).features.row(0));
+    }
+
+    #[test]
+    fn the_share_of_hits_is_taken_over_all_trials_alike() {
+        let trial = |tests: usize| Trial { bank: line(&[0.0]), tests: line(&vec![0.0; tests]) };
+        let (large, small) = (trial(9), trial(3));
+        let share = |trial: &Trial| Ok(Some(if trial.tests.classes.len() == 9 { 1.0 } else { 1.0 / 3.0 }));
+        assert_eq!(over(&[large, small], share).unwrap().map(f64::from_bits), Some(10.0 / 12.0));
+        assert_eq!(
+            over(&[trial(3), trial(1)], |trial| Ok((trial.tests.classes.len() == 3).then_some(1.0))).unwrap(),
+            None
+        );
+        assert_eq!(over(&[trial(0)], |_| Ok(Some(1.0))).unwrap(), None);
+    }
 }

@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
         let (paper, strict) = evaluation.row(seen)?;
         let (mut linear, mut steady) = (Vec::new(), Vec::new());
         if let Some(label_free) = &mut self.label_free {
-            linear = evaluation.linear_row(seen, Seed(self.settings.seed));
+            linear = evaluation.linear_row(seen, Seed(self.settings.seed))?;
             steady = evaluation.steady_row(seen)?;
             if let Some(task) = stage.task {
                 let at = (self.progress.stage, task);
