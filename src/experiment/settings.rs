@@ -74,7 +74,7 @@ pub struct RunSettings {
     #[serde(skip_serializing_if = "is_false")]
     pub test_unused: bool,
     /// Let every track be tested where `label_free` asks how much accuracy was lost, those trained on too, each fourth of them with
-    /// the others of its task for a bank: a dozen tracks that are kept for tests leave eight points of chance.
+    /// the others of its task for a bank: a dozen tracks that are kept for tests say little of a drop of a few points.
     #[serde(skip_serializing_if = "is_false")]
     pub test_tracks: bool,
     pub stream: StreamKind,
