@@ -31,7 +31,7 @@ pub mod similarity;
 pub mod spectrum;
 mod state;
 
-pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures};
+pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures, Steady};
 pub use bootstrap::{Interval, ratio_interval};
 pub use error::EvaluateError;
 pub use faces::{Faces, Neighbours, Similarities, cka_kept, neighbours_kept};

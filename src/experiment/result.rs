@@ -43,6 +43,9 @@ pub struct RunResult {
     /// A bank of the same task and k = 20 after every stage, so that only the encoder changes; empty where not asked for.
     #[serde(default)]
     pub steady: AccuracyMatrix,
+    /// Of the 10 nearest in that bank, the share that is of the same class; empty where not asked for.
+    #[serde(default)]
+    pub precision: AccuracyMatrix,
     /// Forgetting without labels, after every later stage; empty where not asked for.
     #[serde(default)]
     pub label_free: Vec<ForgettingRecord>,

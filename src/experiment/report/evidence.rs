@@ -1,9 +1,10 @@
 //! Whether measures of forgetting that need no labels mean something: how they go with the accuracy that was really lost.
 //!
-//! A case is a past task after a later stage of a run. The truth is the drop of its weighted-KNN accuracy since its own end,
-//! with a bank of the same task and k = 20 throughout, so that only the encoder changes (in the mode `paper` k grows with the
-//! tasks seen, which by itself raises the accuracy of old ones). Each measure is turned so that more is worse. The
-//! drop of a linear probe on the same features is the ceiling: two ways to take an accuracy agree no better with each other.
+//! A case is a past task after a later stage of a run. The truth is what retrieval from a bank of the same task has lost since
+//! the task's own end, so that only the encoder changes: precision@10, since a query is answered with neighbours, and the accuracy
+//! of a vote of 20 (in the mode `paper` k grows with the tasks seen, which by itself raises the accuracy of old ones). Each
+//! measure is turned so that more is worse. Beside the measures stand the other drops that labels give, of a linear
+//! probe among them: the ceiling, since two ways to take what was lost agree no better with each other.
 
 use std::collections::BTreeMap;
 
@@ -48,17 +49,37 @@ pub struct Ordering {
     pub objective: String,
     pub strategy: String,
     pub cases: usize,
-    /// Points of accuracy.
+    /// Of 0 to 1.
     pub drop: f64,
-    /// In the order of [`MEASURES`]; none where one is not defined.
+    /// In the order of [`Against::evidence`]; none where one is not defined.
     pub measures: Vec<Option<f64>>,
+}
+
+/// Every measure held against one way to take what was lost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Against {
+    pub truth: &'static str,
+    /// Of all cases of all runs together.
+    pub evidence: Vec<Evidence>,
+    /// For each dataset and objective.
+    pub streams: Vec<StreamEvidence>,
+    /// The strategies by what they lost, and what the measures say of them.
+    pub ordering: Vec<Ordering>,
 }
 
 /// A measure's name and what it reads of a case.
 type Measure = (&'static str, fn(&Case) -> Option<f64>);
 
-/// The last one is the ceiling.
-pub const MEASURES: [Measure; 8] = [
+/// With labels: of the ten nearest, how many are of the same class.
+const PRECISION: Measure = ("drop of precision@10", |case| case.precision_drop);
+/// With labels: a vote of twenty.
+const ACCURACY: Measure = ("drop of KNN accuracy", |case| case.accuracy_drop);
+
+/// What each measure is held against.
+pub const TRUTHS: [Measure; 2] = [PRECISION, ACCURACY];
+
+/// The last three need labels.
+const MEASURES: [Measure; 10] = [
     ("forgetting index (confirmed neighbours@10)", |case| case.record.forgetting_index),
     ("1 - CKA kept", |case| Some(1.0 - case.record.cka_kept?)),
     ("self-supervised loss change", |case| relative_loss_change(&case.record)),
@@ -66,8 +87,16 @@ pub const MEASURES: [Measure; 8] = [
     ("1 - debiased CKA, plain", |case| Some(1.0 - case.record.cka_debiased?)),
     ("view recall@1 lost", |case| Some(-case.record.view_recall_change?)),
     ("view bits lost", |case| Some(-case.record.view_bits_change?)),
-    ("drop of a linear probe (ceiling)", |case| case.linear_drop),
+    PRECISION,
+    ACCURACY,
+    ("drop of a linear probe", |case| case.linear_drop),
 ];
+
+/// What is held against a truth: all but itself.
+fn beside(truth: &Measure) -> impl Iterator<Item = &'static Measure> {
+    let name = truth.0;
+    MEASURES.iter().filter(move |measure| measure.0 != name)
+}
 
 /// In units of the loss at the task's end: objectives have losses of very different sizes.
 fn relative_loss_change(record: &ForgettingRecord) -> Option<f64> {
@@ -80,17 +109,31 @@ fn relative_loss_change(record: &ForgettingRecord) -> Option<f64> {
 #[derive(Debug, Clone)]
 pub struct Case {
     record: ForgettingRecord,
-    drop: f64,
+    precision_drop: Option<f64>,
+    accuracy_drop: Option<f64>,
     linear_drop: Option<f64>,
 }
 
 /// The cases of a run; none where it was not asked to measure them.
 pub fn cases(result: &RunResult) -> Vec<Case> {
-    let of = |record: &ForgettingRecord| {
-        let drop = drop_of(&result.steady, *record)?;
-        Some(Case { record: *record, drop, linear_drop: drop_of(&result.linear, *record) })
+    let of = |record: &ForgettingRecord| Case {
+        record: *record,
+        precision_drop: drop_of(&result.precision, *record),
+        accuracy_drop: drop_of(&result.steady, *record),
+        linear_drop: drop_of(&result.linear, *record),
     };
-    result.label_free.iter().filter_map(of).collect()
+    result.label_free.iter().map(of).collect()
+}
+
+/// Against each truth of which there are cases.
+pub fn against_each(runs: &[(&RunResult, Vec<Case>)]) -> Vec<Against> {
+    let known = |truth: &&Measure| runs.iter().flat_map(|(_, cases)| cases).any(|case| (truth.1)(case).is_some());
+    let of = |truth: &Measure| {
+        let cases: Vec<&[Case]> = runs.iter().map(|(_, cases)| &**cases).collect();
+        let (evidence, streams) = (evidence(&cases, truth), by_stream(runs, truth));
+        Against { truth: truth.0, evidence, streams, ordering: ordering(runs, truth) }
+    };
+    TRUTHS.iter().filter(known).map(of).collect()
 }
 
 /// Accuracy of the task at its own (first) end, less that after the later stage.
@@ -100,23 +143,26 @@ fn drop_of(matrix: &AccuracyMatrix, record: ForgettingRecord) -> Option<f64> {
     Some(learnt.accuracies.get(&task)? - matrix.rows().get(record.stage)?.accuracies.get(&task)?)
 }
 
+/// A reading and the drop beside it, of the cases that have both.
+fn pairs<'a>(cases: impl IntoIterator<Item = &'a Case>, measure: &Measure, truth: &Measure) -> Vec<(f64, f64)> {
+    cases.into_iter().filter_map(|case| Some(((measure.1)(case)?, (truth.1)(case)?))).collect()
+}
+
 /// Of all cases of all runs together.
-pub fn evidence(runs: &[Vec<Case>]) -> Vec<Evidence> {
-    let all: Vec<&Case> = runs.iter().flatten().collect();
-    let forgot = |run: &&Vec<Case>| !run.is_empty() && mean(run.iter().map(|case| case.drop)) >= LOSS;
-    let forgotten: Vec<&Case> = runs.iter().filter(forgot).flatten().collect();
-    let one = |&(measure, read): &Measure| {
-        let pairs =
-            |cases: &[&Case]| cases.iter().filter_map(|case| Some((read(case)?, case.drop))).collect::<Vec<_>>();
-        let (pooled, selected) = (pairs(&all), pairs(&forgotten));
-        let of_run = |run: &Vec<Case>| {
-            let pairs = pairs(&run.iter().collect::<Vec<_>>());
+fn evidence(runs: &[&[Case]], truth: &Measure) -> Vec<Evidence> {
+    let forgot = |run: &&&[Case]| mean(run.iter().filter_map(truth.1)) >= LOSS;
+    let forgotten: Vec<&Case> = runs.iter().filter(forgot).copied().flatten().collect();
+    let one = |measure: &Measure| {
+        let pooled = pairs(runs.iter().copied().flatten(), measure, truth);
+        let selected = pairs(forgotten.iter().copied(), measure, truth);
+        let of_run = |run: &&[Case]| {
+            let pairs = pairs(*run, measure, truth);
             let (readings, drops) = (pairs.iter().map(|(reading, _)| *reading), pairs.iter().map(|(_, drop)| *drop));
             (!pairs.is_empty()).then(|| (mean(readings), mean(drops)))
         };
         let means: Vec<(f64, f64)> = runs.iter().filter_map(of_run).collect();
         Evidence {
-            measure,
+            measure: measure.0,
             cases: pooled.len(),
             spearman: spearman(&pooled),
             spearman_of_runs: spearman(&means),
@@ -124,40 +170,41 @@ pub fn evidence(runs: &[Vec<Case>]) -> Vec<Evidence> {
             auroc: auroc(&pooled),
         }
     };
-    if all.is_empty() { Vec::new() } else { MEASURES.iter().map(one).collect() }
+    beside(truth).map(one).collect()
 }
 
 /// Of runs with the same dataset and objective.
-pub fn by_stream(runs: &[(&RunResult, Vec<Case>)]) -> Vec<StreamEvidence> {
-    let mut groups: BTreeMap<[String; 2], Vec<Vec<Case>>> = BTreeMap::new();
+fn by_stream(runs: &[(&RunResult, Vec<Case>)], truth: &Measure) -> Vec<StreamEvidence> {
+    let mut groups: BTreeMap<[String; 2], Vec<&[Case]>> = BTreeMap::new();
     for (result, cases) in runs.iter().filter(|(_, cases)| !cases.is_empty()) {
         let settings = &result.settings;
         let key = [settings.dataset_name().into(), name_of(&settings.objective)];
-        groups.entry(key).or_default().push(cases.clone());
+        groups.entry(key).or_default().push(cases);
     }
-    let of = |([dataset, objective], runs): ([String; 2], Vec<Vec<Case>>)| StreamEvidence {
+    let of = |([dataset, objective], runs): ([String; 2], Vec<&[Case]>)| StreamEvidence {
         dataset,
         objective,
-        evidence: evidence(&runs),
+        evidence: evidence(&runs, truth),
     };
     groups.into_iter().map(of).collect()
 }
 
 /// Of runs with the same dataset, objective and strategy, the least drop first.
-pub fn ordering(runs: &[(&RunResult, Vec<Case>)]) -> Vec<Ordering> {
+fn ordering(runs: &[(&RunResult, Vec<Case>)], truth: &Measure) -> Vec<Ordering> {
     let mut orderings: Vec<Ordering> = Vec::new();
     let mut groups: BTreeMap<[String; 3], Vec<&Case>> = BTreeMap::new();
     for (result, cases) in runs {
         let settings = &result.settings;
         let key = [settings.dataset_name().into(), name_of(&settings.objective), name_of(&settings.strategy)];
-        groups.entry(key).or_default().extend(cases);
+        groups.entry(key).or_default().extend(cases.iter().filter(|case| (truth.1)(case).is_some()));
     }
     for ([dataset, objective, strategy], cases) in groups.into_iter().filter(|(_, cases)| !cases.is_empty()) {
-        let of = |&(_, read): &Measure| {
+        let of = |read: fn(&Case) -> Option<f64>| {
             let values: Vec<f64> = cases.iter().filter_map(|case| read(case)).collect();
             (!values.is_empty()).then(|| mean(values.iter().copied()))
         };
-        let (drop, measures) = (mean(cases.iter().map(|case| case.drop)), MEASURES.iter().map(of).collect());
+        let drop = mean(cases.iter().filter_map(|case| (truth.1)(case)));
+        let measures = beside(truth).map(|measure| of(measure.1)).collect();
         orderings.push(Ordering { dataset, objective, strategy, cases: cases.len(), drop, measures });
     }
     orderings
@@ -223,7 +270,7 @@ mod tests {
             view_bits: None,
             view_bits_change: None,
         };
-        Case { record, drop, linear_drop: Some(drop) }
+        Case { record, precision_drop: Some(drop), accuracy_drop: None, linear_drop: Some(drop) }
     }
 
     #[test]
@@ -247,8 +294,9 @@ mod tests {
     fn measures_are_read_over_all_runs_and_over_those_that_forgot() {
         let steady = vec![case(0.1, 0.0), case(0.2, 0.01), case(0.3, -0.01)];
         let forgetful = vec![case(0.5, 0.05), case(0.7, 0.10), case(0.9, 0.20)];
-        let found = evidence(&[steady, forgetful, vec![]]);
-        assert_eq!((found.len(), found[0].cases, found[1].cases), (MEASURES.len(), 6, 0));
+        let found = evidence(&[&steady, &forgetful, &[]], &PRECISION);
+        assert_eq!((found.len(), found[0].cases, found[1].cases), (MEASURES.len() - 1, 6, 0));
+        assert!(found.iter().all(|found| found.measure != PRECISION.0), "a truth is not held against itself");
         assert_eq!((found[0].spearman_where_forgotten, found[0].auroc), (Some(1.0), Some(1.0)));
         assert_eq!(
             (found[0].spearman_of_runs, spearman(&[(0.2, 0.0), (0.7, 0.1)])),
@@ -256,6 +304,12 @@ mod tests {
             "two runs have no ranks"
         );
         assert!(found[0].spearman.unwrap() > 0.7 && found[2].auroc == Some(0.0));
-        assert_eq!(evidence(&[vec![], vec![]]), []);
+    }
+
+    #[test]
+    fn a_truth_that_no_run_took_is_left_out() {
+        assert_eq!(against_each(&[]), []);
+        assert_eq!(pairs(&[case(0.5, 0.1)], &MEASURES[0], &PRECISION), [(0.5, 0.1)]);
+        assert_eq!(pairs(&[case(0.5, 0.1)], &MEASURES[0], &ACCURACY), []);
     }
 }

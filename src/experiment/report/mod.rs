@@ -14,7 +14,7 @@ use super::sweep::label_of;
 use super::{ExperimentError, RunResult};
 use crate::evaluate::{AccuracySummary, KnnMode};
 
-pub use evidence::{Evidence, MEASURES, Ordering, StreamEvidence};
+pub use evidence::{Against, Evidence, Ordering, StreamEvidence};
 pub use tables::{csv, markdown};
 
 /// Mean and standard deviation (n - 1) over the seeds for which it is defined.
@@ -84,11 +84,7 @@ pub struct OodLine {
 pub struct Report {
     pub lines: Vec<Line>,
     /// Whether the measures without labels mean something; empty where no run took them.
-    pub evidence: Vec<Evidence>,
-    /// The same for each dataset and objective.
-    pub streams: Vec<StreamEvidence>,
-    /// The strategies by what they forgot, and what the measures say of them.
-    pub ordering: Vec<Ordering>,
+    pub evidence: Vec<Against>,
     #[serde(skip)]
     groups: Vec<Vec<RunResult>>,
 }
@@ -122,10 +118,8 @@ impl Report {
         let mut groups: Vec<Vec<RunResult>> = groups.into_values().collect();
         groups.iter_mut().for_each(|group| group.sort_by_key(|result| result.settings.seed));
         let cases: Vec<_> = groups.iter().flatten().map(|result| (result, evidence::cases(result))).collect();
-        let (ordering, streams) = (evidence::ordering(&cases), evidence::by_stream(&cases));
-        let runs: Vec<_> = cases.into_iter().map(|(_, cases)| cases).collect();
-        let lines = groups.iter().map(|group| line(group)).collect();
-        Self { lines, evidence: evidence::evidence(&runs), streams, ordering, groups }
+        let evidence = evidence::against_each(&cases);
+        Self { lines: groups.iter().map(|group| line(group)).collect(), evidence, groups }
     }
 
     /// Writes report.md, report.json, report.csv and the pictures into a folder; gives the names of the files.

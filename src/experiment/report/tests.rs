@@ -33,6 +33,7 @@ fn result(seed: u64, settings: RunSettings, last: [f64; 2]) -> RunResult {
         linear_probe: Some(0.5),
         linear: AccuracyMatrix::default(),
         steady: AccuracyMatrix::default(),
+        precision: AccuracyMatrix::default(),
         label_free: vec![],
         curve: vec![CurvePoint { images: 0, accuracy: 0.3 }, CurvePoint { images: 10, accuracy: 0.4 }],
         losses: vec![1.0, 0.5],

@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use super::progress::Accuracies;
 use crate::config::Seed;
 use crate::encoder::{Embedder, Preset};
-use crate::evaluate::{Features, KnnEvaluator, KnnMode, LabelledFeatures, linear_probe};
+use crate::evaluate::{Features, KnnEvaluator, KnnMode, LabelledFeatures, Steady, linear_probe};
 use crate::experiment::dataset::{Dataset, Labelled};
 use crate::experiment::{ExperimentError, Split};
 use crate::learn::Trainer;
@@ -24,7 +24,7 @@ const CURVE_TESTS: usize = 400;
 pub(super) struct Evaluation {
     train: Vec<LabelledFeatures>,
     test: Vec<LabelledFeatures>,
-    /// What of each task `label_free` takes the accuracy from.
+    /// Of each task that is tried: what `label_free` takes the accuracy from.
     trials: Vec<Vec<Trial>>,
     /// Whether each task has an encoder of its own: then no bank holds more than one.
     columns: bool,
@@ -37,25 +37,28 @@ struct Trial {
 }
 
 impl Evaluation {
+    /// Of the first `tasks` tasks, the first `tried` of which are tried.
     pub(super) fn new(
         trainer: &Trainer,
         dataset: &Dataset,
         split: &Split,
         device: &Device,
+        (tasks, tried): (usize, usize),
     ) -> Result<Self, ExperimentError> {
         let (_, now) = trainer.embedder()?;
         let (mut train, mut test, mut trials) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, task) in split.tasks.iter().enumerate() {
+        for (number, task) in split.tasks[..tasks].iter().enumerate() {
             let embedder = trainer.column(number).unwrap_or_else(|| now.clone());
             let embed = |part: &Labelled, images: &[usize]| embed(&embedder, trainer.preset(), device, part, images);
             let (bank, tests) = (embed(&dataset.train, &task.train)?, embed(&dataset.test, &task.test)?);
-            trials.push(match &*task.turns {
+            match &*task.turns {
+                _ if number >= tried => {}
                 [] => {
                     let tests = joined(&[&tests, &embed(&dataset.train, &task.unused)?])?;
-                    vec![Trial { bank: bank.clone(), tests }]
+                    trials.push(vec![Trial { bank: bank.clone(), tests }]);
                 }
-                turns => in_turn(&joined(&[&bank, &tests])?, turns),
-            });
+                turns => trials.push(in_turn(&joined(&[&bank, &tests])?, turns)),
+            }
             train.push(bank);
             test.push(tests);
         }
@@ -89,18 +92,26 @@ impl Evaluation {
         Ok((paper, strict))
     }
 
-    /// Of each task up to `last` (from 0), its own bank voting with the same k after every stage.
-    pub(super) fn steady_row(&self, last: usize) -> Result<Accuracies, ExperimentError> {
-        let accuracy = |Trial { bank, tests }: &Trial| {
-            Ok(KnnEvaluator::new(std::slice::from_ref(bank))?.steady_accuracy(tests, 0)?)
-        };
-        self.trials[..=last].iter().map(|trials| over(trials, accuracy)).collect()
+    /// Of each task up to `last` (from 0), its own bank voting with the same k after every stage: accuracy, precision@10.
+    pub(super) fn steady_rows(&self, last: usize) -> Result<(Accuracies, Accuracies), ExperimentError> {
+        let steady = |Trial { bank, tests }: &Trial| KnnEvaluator::new(std::slice::from_ref(bank))?.steady(tests, 0);
+        let mut rows = (Accuracies::new(), Accuracies::new());
+        for trials in &self.trials[..=last] {
+            let found = trials.iter().map(steady).collect::<Result<Option<Vec<Steady>>, _>>()?;
+            let of = |take: fn(&Steady) -> f64| over(trials, found.as_ref()?.iter().map(take));
+            rows.0.push(of(|steady| steady.accuracy));
+            rows.1.push(of(|steady| steady.precision));
+        }
+        Ok(rows)
     }
 
     /// Of a linear classifier over the classes of each task up to `last` (from 0), trained on that task alone.
-    pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Result<Accuracies, ExperimentError> {
-        let accuracy = |Trial { bank, tests }: &Trial| Ok(linear_probe(bank, tests, seed));
-        self.trials[..=last].iter().map(|trials| over(trials, accuracy)).collect()
+    pub(super) fn linear_row(&self, last: usize, seed: Seed) -> Accuracies {
+        let of = |trials: &Vec<Trial>| {
+            let found = trials.iter().map(|Trial { bank, tests }| linear_probe(bank, tests, seed));
+            over(trials, found.collect::<Option<Vec<f64>>>()?)
+        };
+        self.trials[..=last].iter().map(of).collect()
     }
 
     /// Of an encoder that has learnt nothing: each task with the bank that it will have.
@@ -135,18 +146,12 @@ fn in_turn(of: &LabelledFeatures, turns: &[u32]) -> Vec<Trial> {
     all.into_iter().map(|now| Trial { bank: part(&|turn| turn != now), tests: part(&|turn| turn == now) }).collect()
 }
 
-/// The share of all tests that is right; none where a trial has none.
-fn over(
-    trials: &[Trial],
-    accuracy: impl Fn(&Trial) -> Result<Option<f64>, ExperimentError>,
-) -> Result<Option<u64>, ExperimentError> {
-    let (mut hits, mut tests) = (0.0, 0.0);
-    for trial in trials {
-        let Some(accuracy) = accuracy(trial)? else { return Ok(None) };
-        hits += (accuracy * trial.tests.classes.len() as f64).round();
-        tests += trial.tests.classes.len() as f64;
-    }
-    Ok((tests > 0.0).then(|| (hits / tests).to_bits()))
+/// Bits of a mean over all tests alike, from those of each trial; none where there are no tests.
+fn over(trials: &[Trial], means: impl IntoIterator<Item = f64>) -> Option<u64> {
+    let sizes = trials.iter().map(|trial| trial.tests.classes.len() as f64);
+    let tests: f64 = sizes.clone().sum();
+    let sum: f64 = means.into_iter().zip(sizes).map(|(mean, tests)| mean * tests).sum();
+    (tests > 0.0).then(|| (sum / tests).to_bits())
 }
 
 fn joined(parts: &[&LabelledFeatures]) -> Result<LabelledFeatures, ExperimentError> {
@@ -216,15 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_hits_is_taken_over_all_trials_alike() {
+    fn a_mean_is_taken_over_the_tests_of_all_trials_alike() {
         let trial = |tests: usize| Trial { bank: line(&[0.0]), tests: line(&vec![0.0; tests]) };
-        let (large, small) = (trial(9), trial(3));
-        let share = |trial: &Trial| Ok(Some(if trial.tests.classes.len() == 9 { 1.0 } else { 1.0 / 3.0 }));
-        assert_eq!(over(&[large, small], share).unwrap().map(f64::from_bits), Some(10.0 / 12.0));
-        assert_eq!(
-            over(&[trial(3), trial(1)], |trial| Ok((trial.tests.classes.len() == 3).then_some(1.0))).unwrap(),
-            None
-        );
-        assert_eq!(over(&[trial(0)], |_| Ok(Some(1.0))).unwrap(), None);
+        assert_eq!(over(&[trial(9), trial(3)], [1.0, 1.0 / 3.0]).map(f64::from_bits), Some(10.0 / 12.0));
+        assert_eq!(over(&[trial(0)], [1.0]), None);
     }
 }

@@ -224,8 +224,7 @@ impl<'a> Run<'a> {
 
     fn play(&mut self, watch: Watch<'_>) -> Result<ControlFlow<()>, ExperimentError> {
         if self.progress.baseline.is_none() {
-            let evaluation = Evaluation::new(&self.trainer, self.dataset, &self.split, &self.device.0)?;
-            self.progress.baseline = Some(evaluation.baseline()?);
+            self.progress.baseline = Some(self.evaluation(self.split.tasks.len(), 0)?.baseline()?);
             self.curve()?;
         }
         while self.progress.stage < self.plan.stages.len() {
@@ -317,23 +316,29 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn evaluation(&self, tasks: usize, tried: usize) -> Result<Evaluation, ExperimentError> {
+        Evaluation::new(&self.trainer, self.dataset, &self.split, &self.device.0, (tasks, tried))
+    }
+
     fn end_stage(&mut self) -> Result<(), ExperimentError> {
         let stage = self.plan.stages[self.progress.stage].clone();
         let last = self.split.tasks.len() - 1;
         let seen = stage.task.map_or(last, |task| task.max(self.progress.seen.unwrap_or(0)));
         self.progress.seen = Some(seen);
-        let evaluation = Evaluation::new(&self.trainer, self.dataset, &self.split, &self.device.0)?;
+        // The next task's images are asked, too, and none of those after it.
+        let tried = if self.label_free.is_some() { seen + 1 } else { 0 };
+        let evaluation = self.evaluation(self.split.tasks.len().min(seen + 2), tried)?;
         let (paper, strict) = evaluation.row(seen)?;
-        let (mut linear, mut steady) = (Vec::new(), Vec::new());
+        let (mut linear, mut steady, mut precision) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(label_free) = &mut self.label_free {
-            linear = evaluation.linear_row(seen, Seed(self.settings.seed))?;
-            steady = evaluation.steady_row(seen)?;
+            linear = evaluation.linear_row(seen, Seed(self.settings.seed));
+            (steady, precision) = evaluation.steady_rows(seen)?;
             if let Some(task) = stage.task {
                 let at = (self.progress.stage, task);
                 label_free.end_stage(at, &mut self.trainer, self.dataset, &self.split, &self.device.0)?;
             }
         }
-        self.progress.rows.push(Row { task: stage.task, paper, strict, linear, steady });
+        self.progress.rows.push(Row { task: stage.task, paper, strict, linear, steady, precision });
         self.progress.end_stage();
         let (id, _) = self.trainer.embedder()?;
         self.progress.encoders.push(id.to_string());
@@ -364,8 +369,10 @@ impl<'a> Run<'a> {
         let (settings, dataset) = (self.settings, self.dataset);
         let (paper, strict) = self.progress.matrices();
         let joint = settings.is_joint();
-        let evaluation = Evaluation::new(&self.trainer, dataset, &self.split, &self.device.0)?;
-        let linear_probe = if settings.linear_probe { evaluation.linear_probe(Seed(settings.seed))? } else { None };
+        let linear_probe = match settings.linear_probe {
+            true => self.evaluation(self.split.tasks.len(), 0)?.linear_probe(Seed(settings.seed))?,
+            false => None,
+        };
         let names =
             |classes: &[u32]| classes.iter().map(|class| dataset.class_names[*class as usize].clone()).collect();
         let result = RunResult {
@@ -399,6 +406,7 @@ impl<'a> Run<'a> {
             linear_probe,
             linear: self.progress.linear(),
             steady: self.progress.steady(),
+            precision: self.progress.precision(),
             label_free: self.label_free.as_ref().map_or_else(Vec::new, |kept| kept.records(self.split.tasks.len())),
             curve: self
                 .progress

@@ -27,6 +27,9 @@ pub(super) struct Row {
     /// Of a vote whose bank and k stay what they are; empty where not asked for.
     #[serde(default)]
     pub steady: Accuracies,
+    /// Of retrieval from that bank.
+    #[serde(default)]
+    pub precision: Accuracies,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -99,6 +102,11 @@ impl Progress {
     /// Of the votes whose bank and k stay what they are.
     pub(super) fn steady(&self) -> AccuracyMatrix {
         self.matrix_of(|row| &row.steady)
+    }
+
+    /// Of retrieval from the banks that stay what they are.
+    pub(super) fn precision(&self) -> AccuracyMatrix {
+        self.matrix_of(|row| &row.precision)
     }
 
     fn matrix_of(&self, of: impl Fn(&Row) -> &Accuracies) -> AccuracyMatrix {
