@@ -130,7 +130,7 @@ impl Parts {
         let resumed = checkpoints.resume(&mut trainer)?;
         let segmenter = open_segmenter(config, &database, resumed.as_ref())?;
         let probes = open_probes(config, dir, preset.side, seed, &segmenter)?;
-        let monitor = open_monitor(config, seed, resumed.as_ref());
+        let monitor = open_monitor(config, resumed.as_ref());
         let (lock, pending) = open_lock(config, dir, resumed.as_ref(), &buffer)?.unzip();
         let shared = Shared::new(status, Arc::new(ArcSwapOption::empty()));
         if let Some(resumed) = &resumed {
@@ -333,15 +333,15 @@ fn open_probes(
     Ok(ProbeSets::open(file, &config.evaluate, seed, task_of)?)
 }
 
-fn open_monitor(config: &Config, seed: Seed, resumed: Option<&Resumed>) -> ForgettingMonitor {
+fn open_monitor(config: &Config, resumed: Option<&Resumed>) -> ForgettingMonitor {
     let history = config.evaluate.history;
     let saved = resumed.and_then(|resumed| resumed.monitor.as_deref());
-    match saved.map(|bytes| ForgettingMonitor::from_bytes(bytes, history, seed)) {
+    match saved.map(|bytes| ForgettingMonitor::from_bytes(bytes, history)) {
         Some(Ok(monitor)) => monitor,
         Some(Err(error)) => {
             tracing::warn!(code = error.code(), "the measurements begin anew: {error}");
-            ForgettingMonitor::new(history, seed)
+            ForgettingMonitor::new(history)
         }
-        None => ForgettingMonitor::new(history, seed),
+        None => ForgettingMonitor::new(history),
     }
 }

@@ -1,8 +1,8 @@
 //! What each task has lost since it ended, measured on its probes without labels.
 //!
 //! When a task has ended, the next version's embeddings of its probes, as they are and in two views, become its reference. Every
-//! later version is compared with it: the 10 nearest neighbours that the views confirm (the headline), debiased CKA, the change
-//! of the self-supervised loss and of the view recall. A task that returns and ends again gets a new reference, and its
+//! later version is compared with it: the 10 nearest neighbours and the CKA that the views confirm (their mean is the headline),
+//! the change of the self-supervised loss and of the view recall. A task that returns and ends again gets a new reference, and its
 //! history begins anew.
 //!
 //! State, in memory and in a checkpoint: 12 x width bytes for each probe (a reference keeps only rows of probes that are
@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Random, Seed};
 use crate::segment::TaskId;
 use crate::stream::FrameId;
 
@@ -21,11 +20,12 @@ use super::measurement::{
 };
 use super::similarity::{ViewLevels, cka_debiased, neighbour_overlaps, view_levels};
 use super::{
-    AccuracyMatrix, Faces, Features, Interval, Reason, Similarities, cka_kept, history, neighbours_kept, ratio_interval,
+    AccuracyMatrix, Faces, Features, Interval, Reason, Similarities, cka_kept, history, jackknife_interval,
+    neighbours_kept, view_loss,
 };
 
 /// Neighbours of the overlap.
-pub(super) const NEIGHBOURS: usize = 10;
+const NEIGHBOURS: usize = 10;
 
 /// Fewest probes of a measurement: twice the neighbours and a few, so that chance stays below one half.
 pub(super) const MIN_PROBES: usize = 24;
@@ -66,16 +66,15 @@ pub(super) struct Book {
 /// Follows every task from its end on. See the module's text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ForgettingMonitor {
-    seed: u64,
     history: usize,
     pub(super) book: Book,
     pub(super) references: BTreeMap<TaskId, Faces>,
 }
 
 impl ForgettingMonitor {
-    /// `history`: measurements kept a task. `seed`: of the intervals.
-    pub fn new(history: usize, seed: Seed) -> Self {
-        Self { seed: seed.0, history, book: Book::default(), references: BTreeMap::new() }
+    /// `history`: measurements kept a task.
+    pub fn new(history: usize) -> Self {
+        Self { history, book: Book::default(), references: BTreeMap::new() }
     }
 
     /// A task began, or returned.
@@ -238,6 +237,8 @@ impl ForgettingMonitor {
         measurement.view_recall_change =
             measurement.view_recall.zip(reference.view_recall).map(|(now, then)| now - then);
         measurement.view_bits_change = measurement.view_bits.zip(reference.view_bits).map(|(now, then)| now - then);
+        measurement.view_loss = view_loss(&now);
+        measurement.view_loss_change = measurement.view_loss.zip(view_loss(before)).map(|(now, then)| now - then);
         if let Some(&(length, then)) = reference.losses.last() {
             measurement.loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
             measurement.loss_change = measurement.loss.map(|now| now - then);
@@ -245,8 +246,7 @@ impl ForgettingMonitor {
         let Some((then, now)) = before.similarities().zip(now.similarities()) else {
             return Ok(Some(Reason::NotFinite));
         };
-        let mut random = Seed(self.seed).random("forgetting-interval", u64::from(task.0));
-        Ok(note_kept(measurement, &then, &now, &mut random))
+        Ok(note_kept(measurement, &then, &now))
     }
 
     fn drop_rows_no_longer_held(&mut self, probes: &BTreeMap<TaskId, Vec<FrameId>>) {
@@ -304,18 +304,17 @@ impl ForgettingMonitor {
 }
 
 /// Fills in what was kept of what other views of the probes confirm; why there is no forgetting index, if so.
-fn note_kept(
-    measurement: &mut Measurement,
-    then: &Similarities,
-    now: &Similarities,
-    random: &mut Random,
-) -> Option<Reason> {
-    measurement.cka_kept = cka_kept(then, now);
-    let Some(neighbours) = neighbours_kept(then, now, NEIGHBOURS) else { return Some(Reason::NothingKnown) };
-    let pairs: Vec<(f64, f64)> = neighbours.iter().map(|image| (image.across, image.then)).collect();
-    let Some(interval) = ratio_interval(&pairs, random) else { return Some(Reason::NothingKnown) };
-    let sums = pairs.iter().fold((0.0, 0.0), |sums, pair| (sums.0 + pair.0, sums.1 + pair.1));
-    measurement.forgetting_index = Some(1.0 - sums.0 / sums.1);
+fn note_kept(measurement: &mut Measurement, then: &Similarities, now: &Similarities) -> Option<Reason> {
+    let (neighbours, cka) = (neighbours_kept(then, now, NEIGHBOURS), cka_kept(then, now));
+    measurement.neighbours_kept = neighbours.as_ref().map(|kept| kept.share);
+    measurement.cka_kept = cka.as_ref().map(|kept| kept.share);
+    let kept = neighbours.zip(cka).map(|(neighbours, cka)| neighbours.mean(&cka));
+    let Some((kept, interval)) =
+        kept.and_then(|kept| Some((kept.share, jackknife_interval(kept.share, &kept.without)?)))
+    else {
+        return Some(Reason::NothingKnown);
+    };
+    measurement.forgetting_index = Some(1.0 - kept);
     measurement.forgetting_interval = Some(Interval { low: 1.0 - interval.high, high: 1.0 - interval.low });
     None
 }

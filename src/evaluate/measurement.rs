@@ -81,11 +81,14 @@ pub struct Measurement {
     pub probes: usize,
     /// Share of the 10 nearest neighbours at the task's end that still are; chance is 10 / (probes - 1).
     pub neighbour_overlap: Option<f64>,
-    /// What is gone of the 10 nearest neighbours that other views of a probe confirmed at the task's end: 0 nothing, about 1 as
-    /// much as with unrelated embeddings.
+    /// What is gone of what other views of the probes confirmed at the task's end: 1 - the mean of `neighbours_kept` and
+    /// `cka_kept`. 0 nothing, about 1 as much as with unrelated embeddings.
     pub forgetting_index: Option<f64>,
     /// 95 % interval of `forgetting_index`.
     pub forgetting_interval: Option<Interval>,
+    /// What is left of the 10 nearest neighbours that other views of a probe confirmed at the task's end: 1 all, about 0 nothing.
+    #[serde(default)]
+    pub neighbours_kept: Option<f64>,
     pub cka_debiased: Option<f64>,
     /// What is left of the CKA that other views of the probes confirmed at the task's end: 1 all, about 0 nothing.
     #[serde(default)]
@@ -105,6 +108,13 @@ pub struct Measurement {
     /// `view_bits` now less that at the task's end.
     #[serde(default)]
     pub view_bits_change: Option<f64>,
+    /// Contrastive loss of the embeddings of the probes' views, without heads, nats: how hard it is to find a probe by another view
+    /// of it.
+    #[serde(default)]
+    pub view_loss: Option<f64>,
+    /// `view_loss` now less that at the task's end, on the same probes.
+    #[serde(default)]
+    pub view_loss_change: Option<f64>,
     /// Share of labelled probes that the vote gets right.
     pub knn_accuracy: Option<f64>,
     /// Probes with a label.
@@ -153,6 +163,7 @@ pub(super) fn levels(
         neighbour_overlap: None,
         forgetting_index: None,
         forgetting_interval: None,
+        neighbours_kept: None,
         cka_debiased: None,
         cka_kept: None,
         loss: None,
@@ -161,6 +172,8 @@ pub(super) fn levels(
         view_recall_change: None,
         view_bits: levels.map(|levels| levels.bits),
         view_bits_change: None,
+        view_loss: None,
+        view_loss_change: None,
         knn_accuracy: (votes.len() >= MIN_LABELLED).then(|| hits as f64 / votes.len() as f64),
         labelled: labelled.len(),
     }

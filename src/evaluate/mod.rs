@@ -12,13 +12,14 @@
 //! ([`ProbeStorage`], implemented over the replay room's store), deciding where a task ends (segment).
 
 mod accuracy;
-mod bootstrap;
 mod eigen;
 mod error;
 mod faces;
 mod features;
 mod forgetting;
 mod history;
+mod jackknife;
+mod kept;
 mod linear_probe;
 mod measurement;
 #[cfg(test)]
@@ -30,15 +31,18 @@ mod report;
 pub mod similarity;
 pub mod spectrum;
 mod state;
+mod view_loss;
 
 pub use accuracy::{AccuracyMatrix, AccuracyRow, AccuracySummary, KnnEvaluator, KnnMode, LabelledFeatures, Steady};
-pub use bootstrap::{Interval, ratio_interval};
 pub use error::EvaluateError;
-pub use faces::{Faces, Neighbours, Similarities, cka_kept, neighbours_kept};
+pub use faces::{Faces, Similarities};
 pub use features::Features;
 pub use forgetting::ForgettingMonitor;
+pub use jackknife::{Interval, jackknife_interval};
+pub use kept::{Kept, cka_kept, neighbours_kept};
 pub use linear_probe::linear_probe;
 pub use measurement::{Measurement, MeterError, Observation, ProbeMeter, Representation, Version, Views};
 pub use plane::principal_plane;
 pub use probes::{MemoryStorage, Placement, ProbeSets, ProbeStorage, StorageError};
 pub use report::{ForgettingReport, Reason, RetainedAt, TaskForgetting, TaskHistory};
+pub use view_loss::view_loss;

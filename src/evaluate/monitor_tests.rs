@@ -66,7 +66,7 @@ fn probes(sets: &[(u32, usize)]) -> BTreeMap<TaskId, Vec<FrameId>> {
 }
 
 fn monitor() -> ForgettingMonitor {
-    ForgettingMonitor::new(16, Seed(3))
+    ForgettingMonitor::new(16)
 }
 
 /// Task 1 with 80 probes, ended and measured at version 1.
@@ -201,24 +201,24 @@ fn the_state_comes_back_to_the_bit_and_damage_is_named() {
     let mut monitor = after_one_task();
     monitor.observe(&version(2), &probes(&[(1, 80)]), &mut Meter { noise: 0.3, ..SHARP }, 8);
     let bytes = monitor.to_bytes().unwrap();
-    let mut again = ForgettingMonitor::from_bytes(&bytes, 16, Seed(3)).unwrap();
+    let mut again = ForgettingMonitor::from_bytes(&bytes, 16).unwrap();
     assert_eq!(again, monitor);
     for monitor in [&mut monitor, &mut again] {
         monitor.observe(&version(3), &probes(&[(1, 80)]), &mut Meter { noise: 0.7, ..SHARP }, 8);
     }
     assert_eq!(again.report(), monitor.report());
     for cut in [0, 4, 100, bytes.len() - 1] {
-        let error = ForgettingMonitor::from_bytes(&bytes[..cut], 16, Seed(3)).unwrap_err();
+        let error = ForgettingMonitor::from_bytes(&bytes[..cut], 16).unwrap_err();
         assert_eq!(error.code(), "forgetting-state");
     }
     let named = |key: &[u8]| {
-        let at = bytes.windows(18).position(|part| part == b"lumpd.forgetting.2").unwrap();
-        ForgettingMonitor::from_bytes(&[&bytes[..at], key, &bytes[at + 18..]].concat(), 16, Seed(3)).unwrap_err()
+        let at = bytes.windows(18).position(|part| part == b"lumpd.forgetting.3").unwrap();
+        ForgettingMonitor::from_bytes(&[&bytes[..at], key, &bytes[at + 18..]].concat(), 16).unwrap_err()
     };
-    assert!(matches!(named(b"lumpd.forgetting.1"), EvaluateError::OtherVersion));
+    assert!(matches!(named(b"lumpd.forgetting.2"), EvaluateError::OtherVersion));
     assert!(matches!(named(b"other.programs.own"), EvaluateError::State { .. }));
-    let empty = ForgettingMonitor::new(16, Seed(3));
-    assert_eq!(ForgettingMonitor::from_bytes(&empty.to_bytes().unwrap(), 16, Seed(3)).unwrap(), empty);
+    let empty = ForgettingMonitor::new(16);
+    assert_eq!(ForgettingMonitor::from_bytes(&empty.to_bytes().unwrap(), 16).unwrap(), empty);
 }
 
 #[test]

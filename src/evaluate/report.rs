@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::segment::TaskId;
 
-use super::forgetting::{NEIGHBOURS, TaskRecord};
+use super::forgetting::TaskRecord;
 use super::{AccuracySummary, ForgettingMonitor, Interval, Measurement, Representation, Version};
 
 /// Why there is no forgetting index.
@@ -21,7 +21,7 @@ pub enum Reason {
     TooFewProbes { found: usize, needed: usize },
     /// The encoder gave numbers that are not finite.
     NotFinite,
-    /// At the task's end no neighbour of a probe was one in another view of it too.
+    /// At the task's end other views of the probes confirmed nothing of which are alike.
     NothingKnown,
     /// The probes could not be read or embedded; the log says why.
     MeasuringFailed,
@@ -50,7 +50,7 @@ pub struct TaskForgetting {
     pub open: bool,
     /// How much of what was known at the task's end is still there, 0 to 1: 1 - forgetting index. Null where not defined.
     pub retained: Option<f64>,
-    /// 95 % interval of `retained`, from resampling the probes.
+    /// 95 % interval of `retained`, from leaving each probe out in turn.
     pub retained_interval: Option<Interval>,
     /// What `retained` was read from.
     pub measure: &'static str,
@@ -145,7 +145,7 @@ fn answer(task: TaskId, record: &TaskRecord, now: Option<&Version>) -> TaskForge
         open: record.open,
         retained,
         retained_interval,
-        measure: "confirmed-neighbours@10",
+        measure: "confirmed-neighbours@10-and-cka",
         summary: in_words(retained, retained_interval, reason.as_ref()),
         reason,
         reference: record.reference.as_ref().map(|reference| reference.version.clone()),
@@ -162,8 +162,8 @@ fn in_words(retained: Option<f64>, interval: Option<Interval>, reason: Option<&R
         format!(" ({:.0} to {:.0} %)", 100.0 * interval.low, 100.0 * interval.high)
     });
     format!(
-        "{:.0} %{range} of what was known at its end is still there, read from which {NEIGHBOURS} images are nearest to each \
-         whichever view it is seen in",
+        "{:.0} %{range} of what was known at its end is still there, read from which images look alike whichever view they are \
+         seen in",
         100.0 * retained
     )
 }

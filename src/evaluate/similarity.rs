@@ -49,6 +49,11 @@ impl Kernel {
     pub(super) fn alignment(&self, other: &Self) -> f64 {
         hsic_unbiased(&self.rows, &other.rows) / (self.own * other.own).sqrt()
     }
+
+    /// HSIC_1 of both without each image in turn.
+    pub(super) fn dependence_without_each(&self, other: &Self) -> Vec<f64> {
+        hsic_without_each(&self.rows, &other.rows)
+    }
 }
 
 fn hollow(mut kernel: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
@@ -59,13 +64,34 @@ fn hollow(mut kernel: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 /// HSIC_1 of two symmetric kernels with a diagonal of zeros (Song et al. 2012, equation 5):
 /// [tr(KL) + 1'K1 1'L1 / ((n-1)(n-2)) - 2/(n-2) 1'KL1] / (n(n-3)).
 fn hsic_unbiased(k: &[Vec<f64>], l: &[Vec<f64>]) -> f64 {
-    let n = k.len() as f64;
-    let sums = |kernel: &[Vec<f64>]| kernel.iter().map(|row| row.iter().sum::<f64>()).collect::<Vec<_>>();
     let (k_sums, l_sums) = (sums(k), sums(l));
-    let trace: f64 = k.iter().zip(l).map(|(k, l)| dot(k, l)).sum();
+    let trace = k.iter().zip(l).map(|(k, l)| dot(k, l)).sum();
     let totals = k_sums.iter().sum::<f64>() * l_sums.iter().sum::<f64>();
-    let crossed = dot(&k_sums, &l_sums);
+    hsic_of(k.len() as f64, trace, totals, dot(&k_sums, &l_sums))
+}
+
+/// From tr(KL), 1'K1 1'L1 and 1'KL1 of n images.
+fn hsic_of(n: f64, trace: f64, totals: f64, crossed: f64) -> f64 {
     (trace + totals / ((n - 1.0) * (n - 2.0)) - 2.0 / (n - 2.0) * crossed) / (n * (n - 3.0))
+}
+
+/// The same without each image in turn, by what its row and column add to the sums. Needs five images. Cost: 4 n^2.
+fn hsic_without_each(k: &[Vec<f64>], l: &[Vec<f64>]) -> Vec<f64> {
+    let (k_sums, l_sums) = (sums(k), sums(l));
+    let traces: Vec<f64> = k.iter().zip(l).map(|(k, l)| dot(k, l)).collect();
+    let (k_total, l_total): (f64, f64) = (k_sums.iter().sum(), l_sums.iter().sum());
+    let (trace, crossed): (f64, f64) = (traces.iter().sum(), dot(&k_sums, &l_sums));
+    let without = |i: usize| {
+        let totals = (k_total - 2.0 * k_sums[i]) * (l_total - 2.0 * l_sums[i]);
+        // The other images' sums lose what each has in common with this one.
+        let crossed = crossed - k_sums[i] * l_sums[i] - dot(&k_sums, &l[i]) - dot(&k[i], &l_sums) + traces[i];
+        hsic_of(k.len() as f64 - 1.0, trace - 2.0 * traces[i], totals, crossed)
+    };
+    (0..k.len()).map(without).collect()
+}
+
+fn sums(kernel: &[Vec<f64>]) -> Vec<f64> {
+    kernel.iter().map(|row| row.iter().sum()).collect()
 }
 
 /// Share of each image's `k` nearest neighbours among the others, by cosine, that are still among its `k` nearest now: one

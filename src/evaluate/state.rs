@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, HashMap};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::config::Seed;
 use crate::segment::TaskId;
 
 use super::forgetting::Book;
 use super::{EvaluateError, Faces, Features, ForgettingMonitor};
 
 /// Where the metadata holds the JSON; a new meaning gets a new number.
-const KEY: &str = "lumpd.forgetting.2";
+const KEY: &str = "lumpd.forgetting.3";
 const ANY_KEY: &str = "lumpd.forgetting.";
 
 /// What the faces are called in the tensors' names.
@@ -51,7 +50,7 @@ impl ForgettingMonitor {
     ///
     /// # Errors
     /// [`EvaluateError::State`] if the bytes are damaged, [`EvaluateError::OtherVersion`]; nothing is half restored.
-    pub fn from_bytes(bytes: &[u8], history: usize, seed: Seed) -> Result<Self, EvaluateError> {
+    pub fn from_bytes(bytes: &[u8], history: usize) -> Result<Self, EvaluateError> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let entries = metadata.metadata().clone().unwrap_or_default();
         let json = entries.get(KEY).ok_or_else(|| match entries.keys().any(|key| key.starts_with(ANY_KEY)) {
@@ -71,7 +70,7 @@ impl ForgettingMonitor {
                 references.insert(*task, faces);
             }
         }
-        let mut monitor = Self::new(history, seed);
+        let mut monitor = Self::new(history);
         (monitor.book, monitor.references) = (book, references);
         Ok(monitor)
     }

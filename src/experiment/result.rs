@@ -95,6 +95,8 @@ pub struct ForgettingRecord {
     pub stage: usize,
     pub neighbour_overlap: Option<f64>,
     pub forgetting_index: Option<f64>,
+    #[serde(default)]
+    pub neighbours_kept: Option<f64>,
     pub cka_debiased: Option<f64>,
     #[serde(default)]
     pub cka_kept: Option<f64>,
@@ -104,6 +106,8 @@ pub struct ForgettingRecord {
     pub view_recall_change: Option<f64>,
     pub view_bits: Option<f64>,
     pub view_bits_change: Option<f64>,
+    #[serde(default)]
+    pub view_loss_change: Option<f64>,
 }
 
 /// KNN accuracy over all classes.

@@ -32,6 +32,9 @@ pub struct Evidence {
     pub spearman_where_forgotten: Option<f64>,
     /// Probability that a case with a drop over 3 points reads worse than one without.
     pub auroc: Option<f64>,
+    /// Both of the cases after the last stage alone: forgetting as the averages of a run take it.
+    pub spearman_at_end: Option<f64>,
+    pub auroc_at_end: Option<f64>,
 }
 
 /// The same for the runs of one dataset and objective.
@@ -79,10 +82,12 @@ const ACCURACY: Measure = ("drop of KNN accuracy", |case| case.accuracy_drop);
 pub const TRUTHS: [Measure; 2] = [PRECISION, ACCURACY];
 
 /// The last three need labels.
-const MEASURES: [Measure; 10] = [
-    ("forgetting index (confirmed neighbours@10)", |case| case.record.forgetting_index),
+const MEASURES: [Measure; 12] = [
+    ("forgetting index (mean of the next two)", index),
+    ("1 - neighbours@10 kept", |case| Some(1.0 - neighbours_kept(&case.record)?)),
     ("1 - CKA kept", |case| Some(1.0 - case.record.cka_kept?)),
     ("self-supervised loss change", |case| relative_loss_change(&case.record)),
+    ("contrastive loss change of the features", |case| case.record.view_loss_change),
     ("1 - neighbour overlap@10, plain", |case| Some(1.0 - case.record.neighbour_overlap?)),
     ("1 - debiased CKA, plain", |case| Some(1.0 - case.record.cka_debiased?)),
     ("view recall@1 lost", |case| Some(-case.record.view_recall_change?)),
@@ -96,6 +101,15 @@ const MEASURES: [Measure; 10] = [
 fn beside(truth: &Measure) -> impl Iterator<Item = &'static Measure> {
     let name = truth.0;
     MEASURES.iter().filter(move |measure| measure.0 != name)
+}
+
+/// In results of before they were a measure of their own, the index was of them alone.
+fn neighbours_kept(record: &ForgettingRecord) -> Option<f64> {
+    record.neighbours_kept.or(Some(1.0 - record.forgetting_index?))
+}
+
+fn index(case: &Case) -> Option<f64> {
+    Some(1.0 - (neighbours_kept(&case.record)? + case.record.cka_kept?) / 2.0)
 }
 
 /// In units of the loss at the task's end: objectives have losses of very different sizes.
@@ -112,11 +126,15 @@ pub struct Case {
     precision_drop: Option<f64>,
     accuracy_drop: Option<f64>,
     linear_drop: Option<f64>,
+    /// After the last stage of its run.
+    at_end: bool,
 }
 
 /// The cases of a run; none where it was not asked to measure them.
 pub fn cases(result: &RunResult) -> Vec<Case> {
+    let last = result.label_free.iter().map(|record| record.stage).max();
     let of = |record: &ForgettingRecord| Case {
+        at_end: Some(record.stage) == last,
         record: *record,
         precision_drop: drop_of(&result.precision, *record),
         accuracy_drop: drop_of(&result.steady, *record),
@@ -155,6 +173,7 @@ fn evidence(runs: &[&[Case]], truth: &Measure) -> Vec<Evidence> {
     let one = |measure: &Measure| {
         let pooled = pairs(runs.iter().copied().flatten(), measure, truth);
         let selected = pairs(forgotten.iter().copied(), measure, truth);
+        let at_end = pairs(runs.iter().copied().flatten().filter(|case| case.at_end), measure, truth);
         let of_run = |run: &&[Case]| {
             let pairs = pairs(*run, measure, truth);
             let (readings, drops) = (pairs.iter().map(|(reading, _)| *reading), pairs.iter().map(|(_, drop)| *drop));
@@ -168,6 +187,8 @@ fn evidence(runs: &[&[Case]], truth: &Measure) -> Vec<Evidence> {
             spearman_of_runs: spearman(&means),
             spearman_where_forgotten: spearman(&selected),
             auroc: auroc(&pooled),
+            spearman_at_end: spearman(&at_end),
+            auroc_at_end: auroc(&at_end),
         }
     };
     beside(truth).map(one).collect()
@@ -261,16 +282,18 @@ mod tests {
             stage: 1,
             neighbour_overlap: None,
             forgetting_index: Some(index),
+            neighbours_kept: None,
             cka_debiased: None,
-            cka_kept: None,
+            cka_kept: Some(1.0 - index),
             loss: Some(1.0),
             loss_change: Some(-index),
             view_recall: None,
             view_recall_change: None,
             view_bits: None,
             view_bits_change: None,
+            view_loss_change: None,
         };
-        Case { record, precision_drop: Some(drop), accuracy_drop: None, linear_drop: Some(drop) }
+        Case { record, precision_drop: Some(drop), accuracy_drop: None, linear_drop: Some(drop), at_end: drop >= 0.05 }
     }
 
     #[test]
@@ -295,7 +318,7 @@ mod tests {
         let steady = vec![case(0.1, 0.0), case(0.2, 0.01), case(0.3, -0.01)];
         let forgetful = vec![case(0.5, 0.05), case(0.7, 0.10), case(0.9, 0.20)];
         let found = evidence(&[&steady, &forgetful, &[]], &PRECISION);
-        assert_eq!((found.len(), found[0].cases, found[1].cases), (MEASURES.len() - 1, 6, 0));
+        assert_eq!((found.len(), found[0].cases, found[5].cases), (MEASURES.len() - 1, 6, 0));
         assert!(found.iter().all(|found| found.measure != PRECISION.0), "a truth is not held against itself");
         assert_eq!((found[0].spearman_where_forgotten, found[0].auroc), (Some(1.0), Some(1.0)));
         assert_eq!(
@@ -303,7 +326,12 @@ mod tests {
             (None, None),
             "two runs have no ranks"
         );
-        assert!(found[0].spearman.unwrap() > 0.7 && found[2].auroc == Some(0.0));
+        assert!(found[0].spearman.unwrap() > 0.7 && found[3].auroc == Some(0.0));
+        assert_eq!(
+            (found[3].spearman_at_end, found[3].auroc_at_end),
+            (Some(-1.0), None),
+            "all of them lost over 3 points"
+        );
     }
 
     #[test]

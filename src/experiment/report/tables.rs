@@ -102,12 +102,15 @@ fn evidence(report: &Report, text: &mut String) {
 fn one_truth(against: &Against, text: &mut String) {
     let _ = writeln!(text, "Against the {}:\n", against.truth);
     text.push_str(
-        "| measure | cases | Spearman, all | Spearman, means of the runs | Spearman, runs that forgot 3 points or more | AUROC |\n|---|---|---|---|---|---|\n",
+        "| measure | cases | Spearman, all | Spearman, means of the runs | Spearman, runs that forgot 3 points or more | AUROC | \
+         after the last task: Spearman | AUROC |\n|---|---|---|---|---|---|---|---|\n",
     );
     let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     for found in &against.evidence {
-        let spearman = [found.spearman, found.spearman_of_runs, found.spearman_where_forgotten].map(number).join(" | ");
-        let _ = writeln!(text, "| {} | {} | {spearman} | {} |", found.measure, found.cases, number(found.auroc));
+        let spearman = [found.spearman, found.spearman_of_runs, found.spearman_where_forgotten];
+        let rest = [found.auroc, found.spearman_at_end, found.auroc_at_end];
+        let numbers: Vec<String> = spearman.into_iter().chain(rest).map(number).collect();
+        let _ = writeln!(text, "| {} | {} | {} |", found.measure, found.cases, numbers.join(" | "));
     }
     let names: Vec<&str> = against.evidence.iter().map(|found| found.measure).collect();
     let _ = writeln!(text, "\nOf one dataset and objective, Spearman and AUROC:\n");

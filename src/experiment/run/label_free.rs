@@ -33,11 +33,11 @@ pub(super) struct LabelFree {
 
 impl LabelFree {
     pub(super) fn new(seed: Seed) -> Self {
-        Self { monitor: ForgettingMonitor::new(HISTORY, seed), seed }
+        Self { monitor: ForgettingMonitor::new(HISTORY), seed }
     }
 
     pub(super) fn restore(bytes: &[u8], seed: Seed) -> Result<Self, ExperimentError> {
-        Ok(Self { monitor: ForgettingMonitor::from_bytes(bytes, HISTORY, seed)?, seed })
+        Ok(Self { monitor: ForgettingMonitor::from_bytes(bytes, HISTORY)?, seed })
     }
 
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, ExperimentError> {
@@ -87,6 +87,7 @@ impl LabelFree {
                 stage: measured.version.frames as usize,
                 neighbour_overlap: measured.neighbour_overlap,
                 forgetting_index: measured.forgetting_index,
+                neighbours_kept: measured.neighbours_kept,
                 cka_debiased: measured.cka_debiased,
                 cka_kept: measured.cka_kept,
                 loss: measured.loss,
@@ -95,6 +96,7 @@ impl LabelFree {
                 view_recall_change: measured.view_recall_change,
                 view_bits: measured.view_bits,
                 view_bits_change: measured.view_bits_change,
+                view_loss_change: measured.view_loss_change,
             })
         };
         (0..tasks).flat_map(of).collect()
