@@ -24,10 +24,11 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// The mean of two, of the same images.
+    /// The mean of two, of the same images. Neither counts for more than all, which an encoder that goes on learning may read:
+    /// what is confirmed better now makes up for nothing that is lost elsewhere.
     pub fn mean(&self, other: &Self) -> Self {
         let without = self.without.iter().zip(&other.without).map(|(a, b)| (a + b) / 2.0).collect();
-        Self { share: (self.share + other.share) / 2.0, without }
+        Self { share: (self.share.min(1.0) + other.share.min(1.0)) / 2.0, without }
     }
 }
 
@@ -200,6 +201,14 @@ mod tests {
         let collapsed = Faces { plain: flat.clone(), first: flat.clone(), second: flat };
         assert_eq!((kept(&reference, &collapsed), cka(&reference, &collapsed)), (0.0, Some(0.0)));
         assert_eq!(cka(&collapsed, &reference), None, "nothing was known");
+    }
+
+    #[test]
+    fn more_than_all_of_one_makes_up_for_nothing_of_the_other() {
+        let kept = |share: f64| Kept { share, without: vec![share; 3] };
+        assert_eq!(kept(1.4).mean(&kept(0.6)).share, 0.8);
+        assert_eq!(kept(0.5).mean(&kept(0.7)).share, 0.6);
+        assert_eq!(kept(1.2).mean(&kept(1.1)).share, 1.0);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub struct Measurement {
     /// Share of the 10 nearest neighbours at the task's end that still are; chance is 10 / (probes - 1).
     pub neighbour_overlap: Option<f64>,
     /// What is gone of what other views of the probes confirmed at the task's end: 1 - the mean of `neighbours_kept` and
-    /// `cka_kept`. 0 nothing, about 1 as much as with unrelated embeddings.
+    /// `cka_kept`, neither of which counts for more than 1. 0 nothing, about 1 as much as with unrelated embeddings.
     pub forgetting_index: Option<f64>,
     /// 95 % interval of `forgetting_index`.
     pub forgetting_interval: Option<Interval>,

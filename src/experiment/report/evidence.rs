@@ -109,7 +109,7 @@ fn neighbours_kept(record: &ForgettingRecord) -> Option<f64> {
 }
 
 fn index(case: &Case) -> Option<f64> {
-    Some(1.0 - (neighbours_kept(&case.record)? + case.record.cka_kept?) / 2.0)
+    Some(1.0 - (neighbours_kept(&case.record)?.min(1.0) + case.record.cka_kept?.min(1.0)) / 2.0)
 }
 
 /// In units of the loss at the task's end: objectives have losses of very different sizes.
