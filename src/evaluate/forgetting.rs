@@ -41,6 +41,7 @@ pub(super) struct Reference {
     view_recall: Option<f64>,
     #[serde(default)]
     view_bits: Option<f64>,
+    view_loss: Option<f64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -202,6 +203,7 @@ impl ForgettingMonitor {
             losses,
             view_recall: levels.map(|levels| levels.recall),
             view_bits: levels.map(|levels| levels.bits),
+            view_loss: view_loss(faces),
         };
         let record = self.record(task);
         (record.reference, record.awaits_reference) = (Some(reference), false);
@@ -238,7 +240,7 @@ impl ForgettingMonitor {
             measurement.view_recall.zip(reference.view_recall).map(|(now, then)| now - then);
         measurement.view_bits_change = measurement.view_bits.zip(reference.view_bits).map(|(now, then)| now - then);
         measurement.view_loss = view_loss(&now);
-        measurement.view_loss_change = measurement.view_loss.zip(view_loss(before)).map(|(now, then)| now - then);
+        measurement.view_loss_change = measurement.view_loss.zip(reference.view_loss).map(|(now, then)| now - then);
         if let Some(&(length, then)) = reference.losses.last() {
             measurement.loss = meter.loss(&reference.probes[..length])?.filter(|loss| loss.is_finite());
             measurement.loss_change = measurement.loss.map(|now| now - then);
@@ -264,6 +266,7 @@ impl ForgettingMonitor {
             reference.losses.retain(|(length, _)| *length <= unbroken);
             reference.probes = kept.iter().map(|&at| reference.probes[at]).collect();
             *faces = faces.select(&kept);
+            reference.view_loss = view_loss(faces);
         }
     }
 
